@@ -1,0 +1,15 @@
+"""Architectures as data: which modules write to the residual stream, one JSON file per family."""
+
+from sombrero.architectures.resolve import find_architecture, get_layers, known_classes, resolve_writers
+from sombrero.architectures.spec import Architecture, ReasoningDelimiters, WriterSpec, load_architectures
+
+__all__ = [
+    "Architecture",
+    "ReasoningDelimiters",
+    "WriterSpec",
+    "find_architecture",
+    "get_layers",
+    "known_classes",
+    "load_architectures",
+    "resolve_writers",
+]

@@ -1,0 +1,24 @@
+"""Checkpoints on disk: where their tensors lie, an edited copy of them, the proof of what changed, and its card."""
+
+from sombrero.checkpoints.bake import bake
+from sombrero.checkpoints.card import CardData, Effect, measured_effects, render_card, write_card
+from sombrero.checkpoints.header import TensorEntry, WeightFile
+from sombrero.checkpoints.index import CheckpointIndex
+from sombrero.checkpoints.record import BakeReport, read_record
+from sombrero.checkpoints.verify import VerifyReport, verify_untouched
+
+__all__ = [
+    "BakeReport",
+    "CardData",
+    "CheckpointIndex",
+    "Effect",
+    "TensorEntry",
+    "VerifyReport",
+    "WeightFile",
+    "bake",
+    "measured_effects",
+    "read_record",
+    "render_card",
+    "verify_untouched",
+    "write_card",
+]

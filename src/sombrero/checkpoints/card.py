@@ -1,0 +1,132 @@
+"""The model card of a baked checkpoint: what was done to which base, what was measured, and what was not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from sombrero.checkpoints.companions import CARD_NAME, RENAMED
+from sombrero.checkpoints.markup import base_license, code, fenced, hub_id, plain, yaml_string
+from sombrero.checkpoints.staging import write_text
+from sombrero.errors import CheckpointError
+from sombrero.records import EditParameters, Measurement, Proportion
+
+BASE_CARD_NAME = RENAMED[CARD_NAME]
+NOT_MEASURED = (
+    "capability on task suites (lm-evaluation-harness)",
+    "languages other than those of the prompts",
+    "conversations of several turns, system prompts other than the one used, and sampling above temperature 0",
+    "whether an answer to a harmful request is of any use: refusal is scored, never helpfulness",
+    "truthfulness, bias and toxicity",
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One row of the table: the same quantity of the base and of this checkpoint. ``unit`` follows a plain number."""
+
+    name: str
+    base: Proportion | float | None
+    edited: Proportion | float | None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class CardData:
+    """Everything a card says. Any string may come from outside; the card escapes it.
+
+    base: hub id or folder of the base (of a folder, only its last part is printed). rank: K of the edit. n_edited:
+    count of edited tensors. effects: before and after, re-measured on the baked checkpoint. prompts: name of a prompt
+    set -> what it is and its size. command and config (TOML): what makes this checkpoint again. versions: package ->
+    version.
+    """
+
+    name: str
+    base: str
+    base_revision: str | None
+    parameters: EditParameters
+    rank: int
+    n_edited: int
+    effects: tuple[Effect, ...]
+    command: str
+    seed: int
+    config: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    not_measured: tuple[str, ...] = NOT_MEASURED
+
+
+def measured_effects(base: Measurement, edited: Measurement) -> tuple[Effect, ...]:
+    """Return the rows of the before and after table for two measurements on the same prompts."""
+    return (
+        Effect("Refusals on harmful prompts", base.refusals, edited.refusals),
+        Effect("False refusals on borderline-safe prompts", base.false_refusals, edited.false_refusals),
+        Effect("Refusals on plain harmless prompts", base.harmless_refusals, edited.harmless_refusals),
+        Effect("KL(base, edited), first token", None, edited.kl.first_token, "nats"),
+        Effect("KL(base, edited), per token of the base's answer", None, edited.kl.sequence, "nats"),
+        Effect("Perplexity of harmless answers under the base", base.coherence.perplexity, edited.coherence.perplexity),
+        Effect("Repeated 4-grams in harmless answers", base.coherence.repetition, edited.coherence.repetition),
+        Effect("Empty harmless answers", base.coherence.empty, edited.coherence.empty, f"of {edited.coherence.n}"),
+        Effect(
+            "Degenerate harmless answers",
+            base.coherence.degenerate,
+            edited.coherence.degenerate,
+            f"of {edited.coherence.n}",
+        ),
+    )
+
+
+def write_card(folder: Path, card: CardData) -> Path:
+    """Write ``README.md`` in the baked checkpoint ``folder`` and return its path.
+
+    The base's own card stays as ``README.base.md``; its license is carried on. Raises CheckpointError when the folder
+    cannot be read or written.
+    """
+    target, base = folder / CARD_NAME, folder / BASE_CARD_NAME
+    try:
+        if target.exists() and not base.exists():
+            os.replace(target, base)
+        readme = base.read_text(encoding="utf-8", errors="replace") if base.exists() else None
+        write_text(target, render_card(card, readme))
+    except OSError as error:
+        raise CheckpointError(f"cannot write the card in {folder}: {error}; give a baked checkpoint folder") from error
+    return target
+
+
+def render_card(card: CardData, base_readme: str | None = None) -> str:
+    """Return the text of the card. ``base_readme`` is the base's own card, read for its license alone."""
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "yaml": yaml_string,
+        "plain": plain,
+        "code": code,
+        "fenced": fenced,
+        "value": _value,
+    }
+    text = resources.files("sombrero.checkpoints").joinpath("templates", "model_card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        card=card,
+        parameters=card.parameters,
+        base_id=hub_id(card.base),
+        base_name=hub_id(card.base) or Path(card.base.replace("\\", "/")).name or card.base,
+        license=base_license(base_readme or ""),
+        base_card=BASE_CARD_NAME if base_readme is not None else None,
+    )
+
+
+def _value(value: Proportion | float | None, unit: str = "") -> str:
+    """A table cell: counts with their Wilson 95% interval, numbers with three figures, nothing as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, Proportion):
+        share = f"{value.rate:.1%}" if value.n else "none asked"
+        return f"{value.count}/{value.n} ({share}; 95% interval {value.low:.1%} to {value.high:.1%})"
+    number = str(value) if isinstance(value, int) else f"{value:.3g}"
+    return f"{number} {plain(unit)}".rstrip()

@@ -1,0 +1,83 @@
+"""Proof that a bake changed what it says and nothing else: two checkpoints compared byte by byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sombrero.checkpoints.header import TensorEntry
+from sombrero.checkpoints.index import CheckpointIndex
+from sombrero.checkpoints.rewrite import copy_bytes
+from sombrero.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """edited, untouched: tensor names. n_bytes: data compared. sha256: of each baked tensor's data."""
+
+    edited: tuple[str, ...]
+    untouched: tuple[str, ...]
+    n_bytes: int
+    sha256: Mapping[str, str] = field(repr=False)
+
+
+def verify_untouched(source: Path, baked: Path, edited_names: Collection[str]) -> VerifyReport:
+    """Compare the tensors of two checkpoints: those in ``edited_names`` must differ, all others must be the same bytes.
+
+    Names, dtypes and shapes must agree throughout; how tensors are spread over files may differ. Raises CheckpointError
+    that names every tensor that breaks a rule.
+    """
+    before, after = CheckpointIndex.read(source), CheckpointIndex.read(baked)
+    _check_same_tensors(before, after, edited_names)
+    old, new = _digest(before), _digest(after)
+    changed = [name for name in new if new[name] != old[name] and name not in edited_names]
+    same = [name for name in new if new[name] == old[name] and name in edited_names]
+    if changed or same:
+        raise CheckpointError(
+            f"{baked} is not the edit it claims of {source}: changed without an edit {changed}; said to be edited but "
+            f"the same {same}; bake again"
+        )
+    return VerifyReport(
+        edited=tuple(name for name in new if name in edited_names),
+        untouched=tuple(name for name in new if name not in edited_names),
+        n_bytes=sum(entry.n_bytes for entry in after.tensors.values()),
+        sha256=new,
+    )
+
+
+def _check_same_tensors(before: CheckpointIndex, after: CheckpointIndex, edited_names: Collection[str]) -> None:
+    old, new = set(before.tensors), set(after.tensors)
+    unknown = sorted(set(edited_names) - old)
+    if old != new or unknown:
+        raise CheckpointError(
+            f"{after.folder} and {before.folder} do not hold the same tensors: lost {sorted(old - new)}, added "
+            f"{sorted(new - old)}, edited but in neither {unknown}; compare a bake with its own base"
+        )
+
+    def form(entry: TensorEntry) -> tuple[str, tuple[int, ...]]:
+        return entry.dtype, entry.shape
+
+    other = [
+        f"{name} {form(before.tensors[name])} -> {form(after.tensors[name])}"
+        for name in sorted(old)
+        if form(before.tensors[name]) != form(after.tensors[name])
+    ]
+    if other:
+        raise CheckpointError(
+            f"{after.folder} holds tensors in another dtype or shape than its base: {other}; bake again"
+        )
+
+
+def _digest(index: CheckpointIndex) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for file in index.files:
+        path = index.path(file.name)
+        with path.open("rb") as stream:
+            for entry in file.tensors:
+                stream.seek(entry.begin)
+                digest = hashlib.sha256()
+                copy_bytes(stream, entry.n_bytes, path, digest.update)
+                digests[entry.name] = digest.hexdigest()
+    return digests

@@ -1,0 +1,191 @@
+"""The command line: parse, make the configuration, call the verb, print. Nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sombrero import __version__, verbs
+from sombrero.config import RunConfig
+from sombrero.console import Terminal
+from sombrero.errors import SombreroError, UsageError
+from sombrero.flags import ALL_SECTIONS, with_flags
+from sombrero.run_folder import is_run, read_config
+from sombrero.tables import print_figures, print_mapping, print_summary
+
+CACHE_VARIABLE = "SOMBRERO_CACHE"
+OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="Map how a language model refuses, edit it along the map, bake the edit, and measure what it did.\n\n"
+    "Start with: sombrero run embedded",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+errors = Console(stderr=True)
+output = Console()
+
+Configure = Callable[[str | None], RunConfig]
+Target = Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or the folder of an earlier run.")]
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a run, as written by 'sombrero run'.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove what an earlier run left in the folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if show:
+        typer.echo(f"sombrero {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@with_flags(*ALL_SECTIONS)
+def run(
+    target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False
+) -> None:
+    """Do everything: map, search, bake, reload, re-measure, report. Killed and called again, it goes on.
+
+    `sombrero run embedded` works offline; `sombrero run Qwen/Qwen3-4B-Instruct-2507` maps a model of the hub.
+    """
+    settings, folder = _resolve(target, config, out)
+    summary = verbs.run(settings, folder, fresh=fresh, progress=Terminal(errors))
+    _show(summary, as_json, print_summary)
+
+
+@app.command("map")
+@with_flags("model", "prompts", "states", "map", "evaluation")
+def map_(
+    target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False
+) -> None:
+    """Map the model's refusal: a self-organizing map of its harmful states for every layer, and the directions."""
+    settings, folder = _resolve(target, config, out)
+    _show(verbs.map(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_mapping)
+
+
+@app.command()
+@with_flags(*ALL_SECTIONS)
+def search(
+    target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False
+) -> None:
+    """Map, then search for edits, and print the front of refusals and divergence."""
+    settings, folder = _resolve(target, config, out)
+    _show(verbs.search(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_mapping)
+
+
+@app.command()
+def bake(
+    run_folder: RunArgument,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the checkpoint goes.")] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="Bake this trial instead of the picked one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bake a trial of a finished search into a checkpoint of its own."""
+    _show(verbs.bake(run_folder, out, trial=trial, progress=Terminal(errors)), as_json, print_mapping)
+
+
+@app.command()
+@with_flags("model", "prompts", "states", "evaluation")
+def measure(
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
+    config: Configure,
+    against: Annotated[str | None, typer.Option("--against", help="Base model, for the divergence from it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure any model: refusals, false refusals, coherence; with --against also its divergence from a base."""
+    found = verbs.measure(_with_cache(config(model)), against=against, progress=Terminal(errors))
+    _show(found, as_json, print_figures)
+
+
+@app.command()
+def report(run_folder: RunArgument) -> None:
+    """Write report.html of a run again; of a run that is still going, what there is so far."""
+    typer.echo(verbs.report(run_folder))
+
+
+@app.command()
+@with_flags("model", "prompts")
+def chat(
+    target: Target,
+    config: Configure,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 200,
+) -> None:
+    """Talk to the base model and, for a run, to the edited one side by side. Nothing is written to disk."""
+    from sombrero.chat import talk
+
+    with verbs.conversation(target, _with_cache(config(None))) as (handle, subjects):
+        talk(output, handle, subjects, max_new_tokens=max_new_tokens)
+
+
+@app.command()
+@with_flags("model")
+def inspect(
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
+    config: Configure,
+    as_json: Json = False,
+) -> None:
+    """Say what is known of a model from its configuration alone: family, writers, parameters, memory."""
+    _show(verbs.inspect(_with_cache(config(model)).model), as_json, print_mapping)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app(standalone_mode=True)
+    except UsageError as error:
+        _fail(error, USAGE)
+    except SombreroError as error:
+        _fail(error, FAILURE)
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted. Finished stages and trials are kept: the same command goes on from here.")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # the reader of our output went away; Python must not fail again when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILURE)
+
+
+def _resolve(target: str, config: Configure, out: Path | None) -> tuple[RunConfig, Path | None]:
+    """The settings and the folder; an earlier run named as the target brings both."""
+    path = Path(target)
+    if not is_run(path):
+        return _with_cache(config(target)), out
+    if out is not None and out != path:
+        raise UsageError(f"{target} is a run folder, so --out {out} cannot be given; leave it out")
+    return read_config(path), path
+
+
+def _with_cache(config: RunConfig) -> RunConfig:
+    """The cache folder of the embedded model may come from the environment; the core reads none."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    if config.model.cache is not None or not folder:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"cache": Path(folder)})})
+
+
+def _show(result: dict[str, Any], as_json: bool, draw: Callable[[Console, dict[str, Any]], None]) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str))
+    else:
+        draw(output, result)
+
+
+def _fail(error: SombreroError, code: int) -> None:
+    errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text))

@@ -1,0 +1,118 @@
+"""Build the edit of a trial from its parameters, with everything that does not change between trials computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from sombrero.edits.rules import Basis, compose, guard_operator, guarded, orthonormal_basis, project
+from sombrero.errors import UsageError
+from sombrero.records import (
+    DirectionSet,
+    EditParameters,
+    HiddenStates,
+    LowRankEdit,
+    ModelEdit,
+    ModelHandle,
+    Writer,
+)
+
+
+class EditPlanner:
+    """Turns :class:`EditParameters` into a :class:`ModelEdit` for one model.
+
+    ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule.
+    Products with the weights are kept per (writer, direction set, state index), guard operators per (writer, alpha,
+    beta), so that a further trial costs a few small matrix products.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        writers: Sequence[Writer],
+        directions: Mapping[str, DirectionSet],
+        harmful: HiddenStates,
+        harmless: HiddenStates,
+    ) -> None:
+        self.writers = tuple(writers)
+        self._model = handle.model
+        self._directions = directions
+        self._harmful = harmful.writer_inputs
+        self._harmless = harmless.writer_inputs
+        self._products: dict[tuple[str, str, int], torch.Tensor] = {}
+        self._operators: dict[tuple[str, float, float], torch.Tensor] = {}
+
+    def build(self, parameters: EditParameters) -> ModelEdit:
+        """The edit that the parameters describe; writers of strength 0 are left out.
+
+        Raises UsageError for an unknown direction set, unit or state index, or a strength that is not finite;
+        NumericalError for a singular solve.
+        """
+        chosen = self._validated(parameters)
+        bases: dict[int, tuple[torch.Tensor, Basis]] = {}
+        edit: dict[str, LowRankEdit] = {}
+        for writer in self.writers:
+            profile = parameters.profiles.get(writer.kind)
+            strength = 0.0 if profile is None else profile.at(writer.layer)
+            if strength == 0.0:
+                continue
+            index = writer.layer + 1 if parameters.map_layer is None else parameters.map_layer
+            if index not in bases:
+                R = chosen.vectors[index, list(parameters.units)].T.contiguous()
+                bases[index] = (R, orthonormal_basis(R))
+            edit[writer.name] = self._edit_writer(writer, parameters, index, *bases[index], strength)
+        return edit
+
+    def _edit_writer(
+        self, writer: Writer, parameters: EditParameters, index: int, R: torch.Tensor, basis: Basis, strength: float
+    ) -> LowRankEdit:
+        WtR = self._product(writer, parameters.directions, index)[:, list(parameters.units)]
+        if parameters.rule == "guarded":
+            operator = self._operator(writer, parameters.alpha, parameters.beta)
+            centred = self._harmful[writer.name] - self._harmless[writer.name].mean(dim=0)
+            return guarded(operator, centred, basis, WtR, strength)
+        bias = self._bias(writer)
+        if parameters.rule == "compose":
+            return compose(R, basis, WtR, bias, strength)
+        return project(basis, WtR, bias, strength)
+
+    def _validated(self, parameters: EditParameters) -> DirectionSet:
+        chosen = self._directions.get(parameters.directions)
+        if chosen is None:
+            raise UsageError(
+                f"no direction set {parameters.directions!r}; there are {', '.join(sorted(self._directions))}"
+            )
+        n_states, n_units = chosen.vectors.shape[:2]
+        if not parameters.units or not set(parameters.units) <= set(range(n_units)):
+            raise UsageError(f"units {parameters.units} are not among the {n_units} of {parameters.directions!r}")
+        if parameters.map_layer is not None and parameters.map_layer not in range(n_states):
+            raise UsageError(f"map layer {parameters.map_layer} is not a state index of 0..{n_states - 1}")
+        for kind, profile in parameters.profiles.items():
+            if not 0.0 <= profile.strength <= 10.0:
+                raise UsageError(f"the strength {profile.strength} of {kind} writers is not in 0..10")
+        return chosen
+
+    def _product(self, writer: Writer, name: str, index: int) -> torch.Tensor:
+        """``W^T R`` ``(d_in, m)`` for all directions of the set at the state index, float32 on the CPU."""
+        key = (writer.name, name, index)
+        if key not in self._products:
+            weight = self._model.get_submodule(writer.module_path).weight
+            R = self._directions[name].vectors[index].T.to(weight.device)  # type: ignore[arg-type]
+            W = weight.to(torch.float32)  # type: ignore[operator]
+            self._products[key] = ((W.T if writer.layout == "linear" else W) @ R).cpu()
+        return self._products[key]
+
+    def _operator(self, writer: Writer, alpha: float, beta: float) -> torch.Tensor:
+        key = (writer.name, alpha, beta)
+        if key not in self._operators:
+            self._operators[key] = guard_operator(
+                self._harmful[writer.name], self._harmless[writer.name], alpha=alpha, beta=beta, writer=writer.name
+            )
+        return self._operators[key]
+
+    def _bias(self, writer: Writer) -> torch.Tensor | None:
+        if writer.bias_name is None:
+            return None
+        bias: torch.Tensor = self._model.get_submodule(writer.module_path).bias  # type: ignore[assignment]
+        return bias.to("cpu", torch.float32)

@@ -1,0 +1,5 @@
+"""Load a model and its tokenizer: hub, local folder, embedded organism."""
+
+from sombrero.models.load import EMBEDDED, check_folder, load_model, load_skeleton, locate, resolve_device
+
+__all__ = ["EMBEDDED", "check_folder", "load_model", "load_skeleton", "locate", "resolve_device"]

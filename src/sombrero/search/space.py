@@ -1,0 +1,84 @@
+"""The search space: a few numbers per trial, and the points that every search starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import optuna
+
+from sombrero.records import DirectionSet, EditParameters, LayerProfile, RuleName, WriterKind
+
+ALPHA = 0.01
+BETAS = (0.5, 1.0, 2.0, 4.0)
+STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 2.5), "mlp": (0.0, 1.5)}
+SINGLE = "single"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a search may vary.
+
+    ``best_state`` is the state index whose single direction separates best on held-out prompts. ``unit_sets`` are the
+    choices of directions: ``single`` or salience ranks of the map joined by ``+``.
+    """
+
+    n_layers: int
+    rules: tuple[RuleName, ...]
+    unit_sets: tuple[str, ...]
+    best_state: int
+
+    @property
+    def middle(self) -> int:
+        """The layer that every window holds: windows start at or before it and end at or after it."""
+        return (2 * self.n_layers) // 3
+
+    def suggest(self, trial: optuna.Trial) -> EditParameters:
+        """Ask the sampler for one point."""
+        rule: RuleName = trial.suggest_categorical("rule", self.rules)
+        units = trial.suggest_categorical("units", self.unit_sets)
+        own = trial.suggest_categorical("map_layer", ("own", "best")) == "own"
+        first = trial.suggest_int("first_layer", 0, self.middle)
+        last = trial.suggest_int("last_layer", self.middle, self.n_layers - 1)
+        profiles: dict[WriterKind, LayerProfile] = {
+            kind: LayerProfile(first, last, trial.suggest_float(f"strength_{kind}", low, high))
+            for kind, (low, high) in STRENGTHS.items()
+        }
+        beta = trial.suggest_categorical("beta", BETAS) if rule == "guarded" else 1.0
+        return EditParameters(
+            rule=rule,
+            directions=SINGLE if units == SINGLE else "som",
+            map_layer=None if own else self.best_state,
+            units=(0,) if units == SINGLE else tuple(int(rank) for rank in units.split("+")),
+            profiles=profiles,
+            alpha=ALPHA,
+            beta=beta,
+        )
+
+    def warm_starts(self) -> tuple[dict[str, Any], ...]:
+        """Points worth trying first: the single direction and the map's units on a wide window, then on attention alone."""
+        base = {"map_layer": "own", "first_layer": self.n_layers // 3, "last_layer": self.n_layers - 1}
+        wide = {"strength_attention": 1.0, "strength_mlp": 1.0}
+        attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
+        units = [self.unit_sets[0], self.unit_sets[-1]]
+        points: list[dict[str, Any]] = []
+        for strengths in (wide, attention):
+            for rule in self.rules:
+                for choice in units if rule == "guarded" else units[:1]:
+                    point = {**base, **strengths, "rule": rule, "units": choice}
+                    points.append({**point, "beta": 1.0} if rule == "guarded" else point)
+        return tuple(points)
+
+
+def make_space(
+    n_layers: int, rules: tuple[RuleName, ...], directions: Mapping[str, DirectionSet], max_units: int
+) -> SearchSpace:
+    """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units that were hit."""
+    som = directions["som"]
+    hit = int((som.hit_counts > 0).sum(dim=1).min())
+    ranks = range(min(max_units, hit))
+    subsets = ["+".join(map(str, c)) for size in range(1, len(ranks) + 1) for c in combinations(ranks, size)]
+    single = directions[SINGLE]
+    return SearchSpace(n_layers, rules, (SINGLE, *subsets), int(single.auroc[:, 0].argmax()))

@@ -1,0 +1,128 @@
+"""Run a study: ask, screen, generate where it can matter, tell. Resumable, and equal to an uninterrupted run.
+
+Optuna numbers its trials by the time they were asked for; ours count finished trials, and the sampler is seeded anew
+from that count before each ask. A trial that a killed process left open is marked failed and asked for again, so the
+sampler sees the same history and gives the same point.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
+
+from sombrero.errors import NumericalError, RunError
+from sombrero.search.front import may_enter_front
+from sombrero.search.objective import TrialBench, TrialScore, complete, screen
+from sombrero.search.space import SearchSpace
+
+OBJECTIVES = ("refusal_rate", "first_token_kl")
+SCORE = "score"
+IDENTITY = "identity"
+STARTUP_TRIALS = 12
+
+_scores = TypeAdapter(TrialScore)
+
+
+def open_study(storage: str, identity: str) -> optuna.Study:
+    """Open or create the study. Raises RunError when it belongs to another model, prompts or configuration."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        study_name="sombrero", storage=storage, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
+    )
+    known = study.user_attrs.get(IDENTITY)
+    if known is None:
+        study.set_user_attr(IDENTITY, identity)
+        study.set_metric_names(list(OBJECTIVES))
+    elif known != identity:
+        raise RunError(
+            f"the study in {storage} belongs to another model, prompts or configuration ({known[:12]}, this run is "
+            f"{identity[:12]}); use another storage or output folder, or start over with --fresh"
+        )
+    return study
+
+
+def finished_scores(study: optuna.Study) -> tuple[TrialScore, ...]:
+    """The scores of all finished trials, in order."""
+    found = [_scores.validate_python(trial.user_attrs[SCORE]) for trial in study.trials if _is_finished(trial)]
+    return tuple(sorted(found, key=lambda score: score.number))
+
+
+def run_study(
+    study: optuna.Study,
+    space: SearchSpace,
+    bench: TrialBench,
+    *,
+    trials: int,
+    seed: int,
+    on_trial: Callable[[TrialScore, tuple[TrialScore, ...]], None] | None = None,
+) -> tuple[TrialScore, ...]:
+    """Bring the study to ``trials`` finished trials and return all scores. ``on_trial`` sees each new one with all."""
+    for open_trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        _close(study, open_trial)
+    scores = finished_scores(study)
+    while len(scores) < trials:
+        number = len(scores)
+        study.sampler = _sampler(space, number, seed)
+        trial = study.ask()
+        score = _score(bench, number, space, trial, scores)
+        trial.set_user_attr(SCORE, _scores.dump_python(score, mode="json"))
+        _tell(study, trial.number, score)
+        scores = (*scores, score)
+        if on_trial is not None:
+            on_trial(score, scores)
+    return scores
+
+
+def _score(
+    bench: TrialBench, number: int, space: SearchSpace, trial: optuna.Trial, scores: tuple[TrialScore, ...]
+) -> TrialScore:
+    parameters = space.suggest(trial)
+    try:
+        candidate = screen(bench, number, parameters)
+    except NumericalError as error:
+        return TrialScore(number, parameters, "failed", len(bench.harmful), error=str(error))
+    if candidate.kl is None or candidate.kl != candidate.kl:
+        return TrialScore(number, parameters, "failed", len(bench.harmful), error="the edited model gives NaN logits")
+    return complete(bench, candidate) if may_enter_front(candidate, scores) else candidate
+
+
+def _tell(study: optuna.Study, number: int, score: TrialScore) -> None:
+    if score.state == "failed" or score.kl is None:
+        study.tell(number, state=TrialState.FAIL)
+    else:
+        study.tell(number, [score.rate, score.kl])
+
+
+def _close(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Finish a trial that a killed process left open: with its score where that was recorded, else as failed."""
+    if SCORE in trial.user_attrs:
+        _tell(study, trial.number, _scores.validate_python(trial.user_attrs[SCORE]))
+    else:
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _sampler(space: SearchSpace, number: int, seed: int) -> BaseSampler:
+    # TPE sees screened trials with their predicted refusals: a poor prediction still says "not here".
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = TPESampler(
+            seed=seed * 1_000_003 + number,
+            multivariate=True,
+            n_startup_trials=STARTUP_TRIALS,
+            warn_independent_sampling=False,
+        )
+        starts = space.warm_starts()
+        if number < len(starts):
+            return PartialFixedSampler(starts[number], sampler)
+    return sampler
+
+
+def _is_finished(trial: FrozenTrial) -> bool:
+    attributes: dict[str, Any] = trial.user_attrs
+    return SCORE in attributes and trial.state in (TrialState.COMPLETE, TrialState.FAIL)

@@ -1,0 +1,138 @@
+"""What a run works with: the model, its writers, its prompts. Each is made when a stage first asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sombrero.config import PromptConfig, RunConfig
+from sombrero.models import locate
+from sombrero.prompts import check_disjoint, load_prompts, render, starter_prompts
+from sombrero.records import Prompt, RenderedPrompt, SplitName
+
+if TYPE_CHECKING:
+    from sombrero.architectures import Architecture
+    from sombrero.evaluation import Detector
+    from sombrero.records import ModelHandle, Writer
+
+Role = Literal["harmful", "harmless", "borderline"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+SHARES = (0.5, 0.2)
+"""Shares of a source without ``{split}`` that go to map and to search; the rest is for the report."""
+HEADER_BYTES = 8
+
+
+class Session:
+    """One configuration, and everything that is loaded for it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._rendered: dict[tuple[Role, SplitName], tuple[RenderedPrompt, ...]] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the checkpoint's files lie."""
+        return locate(self.config.model)
+
+    @cached_property
+    def handle(self) -> ModelHandle:
+        """The loaded model."""
+        from sombrero.models import load_model
+
+        return load_model(self.config.model)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The description of the model's class."""
+        from sombrero.architectures import find_architecture
+
+        return find_architecture(self.handle.model)
+
+    @cached_property
+    def writers(self) -> tuple[Writer, ...]:
+        """Every module that writes to the residual stream."""
+        from sombrero.architectures import resolve_writers
+
+        return resolve_writers(self.handle.model, self.architecture)
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The refusal detector."""
+        from sombrero.evaluation import make_detector
+
+        return make_detector(self.config.evaluation.detector, self.config.evaluation.markers)
+
+    @cached_property
+    def prompts(self) -> dict[tuple[Role, SplitName], tuple[Prompt, ...]]:
+        """All prompt sets, checked: none empty, none overlapping another."""
+        sets: dict[tuple[Role, SplitName], tuple[Prompt, ...]] = {}
+        for role in get_args(Role):
+            for split, prompts in load_role(self.config.prompts, role, self.config.seed).items():
+                sets[role, split] = prompts[: self.config.prompts.limit]
+        check_disjoint({f"{role}/{split}": prompts for (role, split), prompts in sets.items()})
+        return sets
+
+    def rendered(self, role: Role, split: SplitName) -> tuple[RenderedPrompt, ...]:
+        """A prompt set as the model sees it."""
+        key = (role, split)
+        if key not in self._rendered:
+            reasoning = self.architecture.reasoning
+            self._rendered[key] = render(
+                self.handle.tokenizer,
+                self.prompts[key],
+                system_prompt=self.config.prompts.system_prompt,
+                max_tokens=self.config.prompts.max_tokens,
+                close_reasoning=(reasoning.opening, reasoning.closing) if reasoning else None,
+                **({"enable_thinking": False} if reasoning else {}),
+            ).prompts
+        return self._rendered[key]
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes of the checkpoint and of the prompts: a run belongs to both."""
+        texts = {f"{role}/{split}": [p.text for p in prompts] for (role, split), prompts in self.prompts.items()}
+        prompts = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+        return {"checkpoint": checkpoint_hash(self.folder), "prompts": prompts}
+
+
+def load_role(config: PromptConfig, role: Role, seed: int) -> dict[SplitName, tuple[Prompt, ...]]:
+    """The three splits of one prompt set. Raises PromptError."""
+    source: str = getattr(config, role)
+    if source == "starter":
+        return {split: starter_prompts(role, split) for split in SPLITS}
+    if "{split}" in source:
+        return {split: _load(source.replace("{split}", split), config.column) for split in SPLITS}
+    prompts = list(_load(source, config.column))
+    random.Random(seed).shuffle(prompts)
+    first = max(1, round(len(prompts) * SHARES[0]))
+    second = first + max(1, round(len(prompts) * SHARES[1]))
+    return {
+        "map": tuple(prompts[:first]),
+        "search": tuple(prompts[first:second]),
+        "report": tuple(prompts[second:]),
+    }
+
+
+def _load(source: str, column: str) -> tuple[Prompt, ...]:
+    name, separator, split = source.rpartition(":")
+    if separator and not Path(source).exists():
+        return load_prompts(name, split=split, column=column)
+    return load_prompts(source, column=column)
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """sha256 over the configuration and the safetensors headers and sizes: a changed checkpoint is noticed cheaply."""
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+        with path.open("rb") as file:
+            if path.suffix == ".json":
+                digest.update(file.read())
+            else:
+                length = int.from_bytes(file.read(HEADER_BYTES), "little")
+                digest.update(file.read(min(length, 100_000_000)))
+    return digest.hexdigest()

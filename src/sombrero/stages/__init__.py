@@ -1,0 +1,1 @@
+"""What the pipeline does at each step, between one record and the next."""

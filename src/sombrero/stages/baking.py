@@ -1,0 +1,88 @@
+"""From a measured edit to a proved checkpoint: bake, reload, measure again, describe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sombrero.checkpoints import BakeReport, bake, verify_untouched, write_card
+from sombrero.edits import live_edit
+from sombrero.errors import CheckpointError
+from sombrero.evaluation import first_token_log_probs
+from sombrero.models import load_model
+from sombrero.progress import Progress
+from sombrero.records import Measurement, ModelEdit, Verdict, Verification
+from sombrero.session import Session
+from sombrero.stages.searching import measure_subject, report_sets, subject
+
+FLIP_SHARE = 0.02
+KL_SHARE, KL_FLOOR = 0.15, 0.01
+LOG_PROB_FLOOR = math.log(1e-3)
+"""Log-probs are compared where the live edit gives a token at least this much: less likely ones decide nothing."""
+
+
+def bake_edit(
+    session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
+) -> BakeReport:
+    """Write the edited checkpoint to ``out``, replacing an earlier bake of the same run."""
+    with progress.stage("bake"):
+        return bake(session.folder, edit, session.writers, out, provenance=provenance, overwrite=True)
+
+
+def verify_bake(
+    session: Session, edit: ModelEdit, live: Measurement, baked: BakeReport, progress: Progress
+) -> Verification:
+    """Reload the checkpoint, measure it on the reporting prompts, and compare it with the live edit.
+
+    Raises CheckpointError when an untouched tensor changed, or the measured effect is not the live edit's.
+    """
+    compared = verify_untouched(session.folder, baked.out, baked.edited)
+    sets = report_sets(session)
+    prompts = (*sets.harmful, *sets.harmless)
+    batch_tokens = session.config.states.batch_tokens
+    with live_edit(session.handle, session.writers, edit):
+        expected = first_token_log_probs(session.handle, prompts, batch_tokens=batch_tokens)
+    handle = load_model(session.config.model.model_copy(update={"source": str(baked.out), "revision": None}))
+    found = first_token_log_probs(handle, prompts, batch_tokens=batch_tokens)
+    with progress.stage("measure baked", sets.count) as advance:
+        measurement, _ = measure_subject(session, subject(handle), subject(session.handle), sets, advance)
+    difference = (found - expected).abs()[expected > LOG_PROB_FLOOR]
+    verification = Verification(
+        measurement=measurement,
+        flips=refusal_flips(live.verdicts, measurement.verdicts),
+        max_log_prob_difference=float(difference.max()),
+        mean_log_prob_difference=float(difference.mean()),
+        edited_tensors=len(baked.edited),
+        untouched_tensors=len(compared.untouched),
+    )
+    require_same_effect(live, verification)
+    return verification
+
+
+def refusal_flips(first: tuple[Verdict, ...], second: tuple[Verdict, ...]) -> tuple[str, ...]:
+    """Prompts that one model refused and the other did not."""
+    pairs = zip(first, second, strict=True)
+    return tuple(a.prompt_id for a, b in pairs if (a.label == "refusal") != (b.label == "refusal"))
+
+
+def require_same_effect(live: Measurement, verification: Verification) -> None:
+    """Raise CheckpointError when the baked checkpoint does not do what the live edit did."""
+    baked = verification.measurement
+    allowed = max(1, round(FLIP_SHARE * baked.refusals.n))
+    if len(verification.flips) > allowed:
+        raise CheckpointError(
+            f"the baked checkpoint decides {len(verification.flips)} of {baked.refusals.n} reporting prompts otherwise "
+            f"than the live edit (allowed {allowed}): {', '.join(verification.flips[:5])}. Its dtype may be too coarse "
+            "for the edit: bake from a float32 or bfloat16 checkpoint"
+        )
+    if live.kl is None or baked.kl is None:
+        return
+    difference = abs(baked.kl.first_token - live.kl.first_token)
+    if difference > max(KL_FLOOR, KL_SHARE * live.kl.first_token):
+        raise CheckpointError(
+            f"the baked checkpoint has first-token KL {baked.kl.first_token:.4f}, the live edit {live.kl.first_token:.4f}; "
+            "they should agree. Its dtype may be too coarse for the edit: bake from a float32 or bfloat16 checkpoint"
+        )
+

@@ -1,0 +1,126 @@
+"""From the untouched model to its map: baseline, states, map, directions, residual accounting."""
+
+from __future__ import annotations
+
+import torch
+
+from sombrero.directions import derive_directions, single_direction
+from sombrero.edits import account_residuals
+from sombrero.errors import RunError
+from sombrero.evaluation import first_token_log_probs, generate, wilson
+from sombrero.progress import Progress
+from sombrero.records import Baseline, DirectionSet, HiddenStates, LayerAccounting, RefusalMap
+from sombrero.session import Session
+from sombrero.som import fit_layers
+from sombrero.states import collect_states
+
+PROBE_PROMPTS = 4
+
+
+def measure_baseline(session: Session, progress: Progress) -> Baseline:
+    """Answer the search prompts with the untouched model. The harmful ones' text is scored and dropped."""
+    settings = session.config.evaluation
+    harmful, harmless = session.rendered("harmful", "search"), session.rendered("harmless", "search")
+    with progress.stage("baseline", len(harmful)) as advance:
+        responses = generate(
+            session.handle,
+            harmful,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            settled=session.detector.settled,
+            on_progress=advance,
+        )
+        starts = first_token_log_probs(session.handle, harmless, batch_tokens=session.config.states.batch_tokens)
+    verdicts = tuple(session.detector.judge(response) for response in responses)
+    refusing = [r.token_ids[0] for r, v in zip(responses, verdicts, strict=True) if v.label == "refusal"]
+    refusals = wilson(len(refusing), len(verdicts))
+    return Baseline(refusals, verdicts, tuple(refusing), tuple(starts.argmax(dim=-1).tolist()))
+
+
+def require_refusals(baseline: Baseline, minimum: float) -> None:
+    """Raise RunError when the model hardly refuses: there is nothing to map."""
+    found = baseline.refusals
+    if found.rate < minimum:
+        raise RunError(
+            f"the base model refuses {found.count}/{found.n} harmful search prompts: nothing to map. Use prompts that it "
+            f"refuses, check its chat template and system prompt, or lower min_base_refusals (now {minimum:g})"
+        )
+
+
+def collect(session: Session, role: str, progress: Progress) -> HiddenStates:
+    """Hidden states and writer inputs of the map prompts of one role, ``harmful`` or ``harmless``."""
+    prompts = session.rendered("harmful" if role == "harmful" else "harmless", "map")
+    with progress.stage(f"states of {role} prompts", len(prompts)) as advance:
+        return collect_states(
+            session.handle,
+            session.architecture,
+            session.writers,
+            prompts,
+            batch_tokens=session.config.states.batch_tokens,
+            winsorize=session.config.states.winsorize,
+            on_progress=advance,
+        )
+
+
+def split_states(states: HiddenStates, holdout: float, seed: int) -> tuple[HiddenStates, HiddenStates]:
+    """States to train on and states held out, by a permutation that the seed decides; at least one row each."""
+    n = len(states.prompt_ids)
+    held = min(max(1, round(n * holdout)), n - 1)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return _rows(states, order[held:]), _rows(states, order[:held])
+
+
+def train_map(session: Session, harmful: HiddenStates, harmless: HiddenStates) -> RefusalMap:
+    """A self-organizing map of the harmful states, for every state index."""
+    settings = session.config.map
+    maps = fit_layers(
+        harmful.hidden,
+        n_rows=settings.n_rows,
+        n_columns=settings.n_columns,
+        lattice=settings.lattice,
+        rule=settings.rule,
+        sigma=settings.sigma,
+        learning_rate=settings.learning_rate,
+        n_steps=settings.n_steps,
+        seed=session.config.seed,
+    )
+    return RefusalMap(
+        n_rows=settings.n_rows,
+        n_columns=settings.n_columns,
+        lattice=settings.lattice,
+        rule=settings.rule,
+        codebook=maps.codebook,
+        hit_counts=maps.hit_counts,
+        best_units=maps.best_units,
+        quantization_error=maps.quantization_error,
+        topographic_error=maps.topographic_error,
+        u_matrix=maps.u_matrix,
+        harmless_mean=harmless.hidden.mean(dim=0),
+        harmful_mean=harmful.hidden.mean(dim=0),
+        train_ids=harmful.prompt_ids,
+    )
+
+
+def find_directions(
+    session: Session, refusal_map: RefusalMap, harmful: HiddenStates, harmless: HiddenStates
+) -> dict[str, DirectionSet]:
+    """The map's directions and the single direction, with salience on held-out states."""
+    projected = session.config.map.projected
+    return {
+        "som": derive_directions(refusal_map, harmful, harmless, projected=projected),
+        "single": single_direction(refusal_map, harmful, harmless, projected=projected),
+    }
+
+
+def account(session: Session) -> list[LayerAccounting]:
+    """Residual accounting on a few map prompts of both roles."""
+    probe = [*session.rendered("harmful", "map")[:PROBE_PROMPTS], *session.rendered("harmless", "map")[:PROBE_PROMPTS]]
+    return list(account_residuals(session.handle, session.architecture, session.writers, probe))
+
+
+def _rows(states: HiddenStates, rows: torch.Tensor) -> HiddenStates:
+    return HiddenStates(
+        tuple(states.prompt_ids[i] for i in rows.tolist()),
+        states.hidden[rows],
+        {name: inputs[rows] for name, inputs in states.writer_inputs.items()},
+    )

@@ -1,0 +1,129 @@
+"""From the map to a measured edit: search, then the finalists on prompts that the search never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+
+from sombrero.edits import EditPlanner, edited
+from sombrero.errors import RunError
+from sombrero.evaluation import (
+    EvaluationSets,
+    base_continuations,
+    first_token_log_probs,
+    measure,
+    refusal_tokens,
+    samples,
+)
+from sombrero.progress import Progress
+from sombrero.records import (
+    Baseline,
+    DirectionSet,
+    Effect,
+    Finalist,
+    Measurement,
+    ModelHandle,
+    Response,
+    Subject,
+)
+from sombrero.search import TrialBench, TrialScore, make_space, open_study, rank_finalists, run_study
+from sombrero.session import Session
+
+
+def search(
+    session: Session,
+    planner: EditPlanner,
+    directions: Mapping[str, DirectionSet],
+    baseline: Baseline,
+    storage: str,
+    identity: str,
+    progress: Progress,
+) -> tuple[TrialScore, ...]:
+    """Search for edits; every finished trial of the study is kept and counted."""
+    settings = session.config
+    harmless = session.rendered("harmless", "search")
+    bench = TrialBench(
+        handle=session.handle,
+        planner=planner,
+        harmful=session.rendered("harmful", "search"),
+        harmless=harmless,
+        base_log_probs=first_token_log_probs(session.handle, harmless, batch_tokens=settings.states.batch_tokens),
+        refusal_tokens=refusal_tokens(baseline.refusal_starts, baseline.answer_starts),
+        detector=session.detector,
+        max_new_tokens=settings.evaluation.max_new_tokens,
+        batch_size=settings.evaluation.batch_size,
+        batch_tokens=settings.states.batch_tokens,
+    )
+    n_layers = max(writer.layer for writer in session.writers) + 1
+    space = make_space(n_layers, settings.search.rules, directions, settings.search.max_units)
+    study = open_study(storage, identity)
+    with progress.stage("search", settings.search.trials) as advance:
+
+        def on_trial(score: TrialScore, scores: tuple[TrialScore, ...]) -> None:
+            advance(1)
+            progress.trial(score, scores)
+
+        return run_study(study, space, bench, trials=settings.search.trials, seed=settings.seed, on_trial=on_trial)
+
+
+def measure_effect(
+    session: Session, planner: EditPlanner, scores: tuple[TrialScore, ...], progress: Progress
+) -> tuple[Effect, Mapping[str, Mapping[str, Response]]]:
+    """Measure the base model and the finalists on the reporting prompts. The search already picked the best of them.
+
+    The second value holds the responses of the base and of the picked edit, by name, for ``--keep-responses``.
+    """
+    settings = session.config
+    finalists = rank_finalists(scores, settings.search.target_rate)[: settings.search.finalists]
+    if not finalists:
+        errors = sorted({score.error for score in scores if score.error})
+        raise RunError(f"none of the {len(scores)} trials could be scored: {'; '.join(errors[:3])}")
+    sets = report_sets(session)
+    base = subject(session.handle)
+    with progress.stage("measure base", sets.count) as advance:
+        base_measurement, base_responses = measure_subject(session, base, base, sets, advance)
+    found: list[Finalist] = []
+    responses: dict[str, Mapping[str, Response]] = {"base": base_responses}
+    for score in finalists:
+        edit = planner.build(score.parameters)
+        with progress.stage(f"measure trial {score.number}", sets.count) as advance:
+            live = edited(session.handle, session.writers, edit)
+            measurement, edited_responses = measure_subject(session, live, base, sets, advance)
+        found.append(Finalist(score.number, score.parameters, measurement))
+        responses.setdefault("edited", edited_responses)
+    shown = samples(base_responses, responses["edited"], (*sets.harmless, *sets.borderline), settings.evaluation.samples)
+    return Effect(base_measurement, finalists[0].number, tuple(found), shown), responses
+
+
+def report_sets(session: Session) -> EvaluationSets:
+    """The reporting prompts, with the base model's own continuations for the sequence KL."""
+    harmless = session.rendered("harmless", "report")
+    return EvaluationSets(
+        harmful=session.rendered("harmful", "report"),
+        harmless=harmless,
+        borderline=session.rendered("borderline", "report"),
+        continuations=base_continuations(session.handle, harmless, session.config.evaluation.sequence_tokens),
+    )
+
+
+def measure_subject(
+    session: Session, target: Subject, base: Subject, sets: EvaluationSets, advance: Callable[[int], None]
+) -> tuple[Measurement, Mapping[str, Response]]:
+    """:func:`sombrero.evaluation.measure` with the run's settings."""
+    settings = session.config.evaluation
+    return measure(
+        target,
+        base,
+        sets,
+        detector=session.detector,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        batch_tokens=session.config.states.batch_tokens,
+        keep_harmful=settings.keep_responses,
+        on_progress=advance,
+    )
+
+
+def subject(handle: ModelHandle) -> Subject:
+    """A loaded model as it is, as a subject to measure."""
+    return lambda: nullcontext(handle)

@@ -1,0 +1,103 @@
+"""``summary.json``: the stable, machine-readable result of a run (docs/formats.md)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sombrero.records import (
+    EditParameters,
+    Effect,
+    LayerAccounting,
+    Measurement,
+    ModelEdit,
+    ModelHandle,
+    Proportion,
+    Verification,
+)
+from sombrero.search import TrialScore
+
+FORMAT = 1
+
+
+def summarize(
+    handle: ModelHandle,
+    goal: str,
+    effect: Effect,
+    edit: ModelEdit,
+    scores: tuple[TrialScore, ...],
+    accounting: list[LayerAccounting],
+    verification: Verification,
+) -> dict[str, Any]:
+    """The summary without timings."""
+    chosen = effect.finalists[0]
+    return {
+        "format": FORMAT,
+        "model": {"source": handle.source, "revision": handle.revision, "class": type(handle.model).__name__},
+        "goal": goal,
+        "base": figures(effect.base),
+        "edited": figures(chosen.measurement),
+        "baked": figures(verification.measurement),
+        "edit": describe_edit(chosen.parameters, edit) | {"trial": chosen.number},
+        "finalists": [
+            {"trial": f.number, "parameters": asdict(f.parameters)} | figures(f.measurement) for f in effect.finalists
+        ],
+        "trials": {
+            state: sum(score.state == state for score in scores) for state in ("generated", "screened", "failed")
+        },
+        "live_equals_baked": {
+            "flips": list(verification.flips),
+            "max_log_prob_difference": verification.max_log_prob_difference,
+            "mean_log_prob_difference": verification.mean_log_prob_difference,
+        },
+        "coverage": {"max_relative_error": max(entry.relative_error for entry in accounting), "layers": len(accounting)},
+        "tensors": {"edited": verification.edited_tensors, "untouched": verification.untouched_tensors},
+    }
+
+
+def figures(measurement: Measurement) -> dict[str, Any]:
+    """One model's figures, as they stand in ``base``, ``edited`` and ``baked``."""
+    kl = measurement.kl
+    return {
+        "refusals": proportion(measurement.refusals),
+        "false_refusals": proportion(measurement.false_refusals),
+        "harmless_refusals": proportion(measurement.harmless_refusals),
+        "labels": dict(measurement.labels),
+        "kl": {"first_token": kl.first_token, "sequence": kl.sequence} if kl else None,
+        "coherence": asdict(measurement.coherence),
+    }
+
+
+def proportion(value: Proportion) -> dict[str, float]:
+    """count, n, and the Wilson interval."""
+    return {"count": value.count, "n": value.n, "low": value.low, "high": value.high}
+
+
+def describe_edit(parameters: EditParameters, edit: ModelEdit) -> dict[str, Any]:
+    """What was edited: rule, directions, layers, strengths, rank."""
+    profiles: Mapping[Any, Any] = {kind: asdict(profile) for kind, profile in parameters.profiles.items()}
+    return {
+        "rule": parameters.rule,
+        "directions": parameters.directions,
+        "map_layer": parameters.map_layer,
+        "units": list(parameters.units),
+        "layers": profiles,
+        "alpha": parameters.alpha,
+        "beta": parameters.beta,
+        "rank": edit_rank(edit),
+        "writers": len(edit),
+    }
+
+
+def edit_rank(edit: ModelEdit) -> int:
+    """The largest rank of the edit at any writer."""
+    return max((low_rank.V.shape[1] for low_rank in edit.values()), default=0)
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,82 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+COUNTS = (
+    ("refusals", "refusals on harmful prompts"),
+    ("false_refusals", "false refusals on borderline prompts"),
+    ("harmless_refusals", "refusals on plain harmless prompts"),
+)
+
+
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
+    """The result of a run: base, live and baked beside each other, on the reporting prompts."""
+    models = {"base": summary["base"], "edited (live)": summary["edited"], "baked": summary["baked"]}
+    console.print(figures_table("On the reporting prompts, never seen by map or search", models))
+    edit = summary["edit"]
+    units = "single direction" if edit["directions"] == "single" else f"map units {edit['units']}"
+    console.print(f"edit: rule {edit['rule']}, {units}, rank {edit['rank']}, {edit['writers']} writers, trial {edit['trial']}")
+    agreement = summary["live_equals_baked"]
+    console.print(
+        f"live and baked: {len(agreement['flips'])} verdicts differ, max |Δ log-prob| "
+        f"{agreement['max_log_prob_difference']:.2g}; {summary['tensors']['untouched']} tensors untouched, "
+        f"{summary['tensors']['edited']} edited"
+    )
+    seconds = sum(summary["seconds"].values())
+    trials = ", ".join(f"{count} {state}" for state, count in summary["trials"].items() if count)
+    console.print(f"trials: {trials}; {seconds:.0f} s in all, peak memory {summary['peak_rss_bytes'] / 2**30:.2f} GiB")
+    console.print(f"report: {escape(summary['run'])}/report.html   model: {escape(summary['run'])}/model", soft_wrap=True)
+
+
+def print_figures(console: Console, found: dict[str, Any]) -> None:
+    """One model's figures."""
+    console.print(figures_table(f"measured: {escape(str(found['model']))}", {"": found}))
+
+
+def print_mapping(console: Console, found: dict[str, Any]) -> None:
+    """Names and values."""
+    table = Table(show_header=False, box=None)
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {_number(item)}" for name, item in value.items())
+        elif isinstance(value, list):
+            value = "\n".join(_front_line(item) if isinstance(item, dict) else _number(item) for item in value)
+        table.add_row(key.replace("_", " "), escape(_number(value)))
+    console.print(table)
+
+
+def figures_table(title: str, models: dict[str, dict[str, Any]]) -> Table:
+    """Figures of several models, one column each, with 95% intervals."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in models:
+        table.add_column(name, justify="right")
+    for key, label in COUNTS:
+        table.add_row(label, *(_count(figures[key]) for figures in models.values()))
+    for key, label in (("first_token", "KL, first token (nats)"), ("sequence", "KL, per token of an answer (nats)")):
+        table.add_row(label, *("–" if f["kl"] is None else f"{f['kl'][key]:.3f}" for f in models.values()))
+    for key, label in (("perplexity", "perplexity of harmless answers"), ("repetition", "repeated 4-grams in them")):
+        table.add_row(label, *(f"{figures['coherence'][key]:.3g}" for figures in models.values()))
+    return table
+
+
+def _count(value: dict[str, Any]) -> str:
+    return f"{value['count']}/{value['n']} ({100 * value['low']:.0f}–{100 * value['high']:.0f}%)"
+
+
+def _front_line(score: dict[str, Any]) -> str:
+    parameters = score["parameters"]
+    return (
+        f"trial {score['number']}: refusals {score['refusals']}/{score['n']}, KL {score['kl']:.3f}, "
+        f"{parameters['rule']}, {parameters['directions']} {list(parameters['units'])}"
+    )
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

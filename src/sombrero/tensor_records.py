@@ -1,0 +1,67 @@
+"""Records that hold tensors, on disk: one safetensors file each, the other fields as JSON in its metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from sombrero.errors import RunError
+from sombrero.records import LowRankEdit, ModelEdit
+
+T = TypeVar("T")
+
+
+def save_record(record: Any, path: Path) -> None:
+    """Write a flat frozen dataclass of tensors and JSON-able values, atomically."""
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    tensors = {name: value.contiguous() for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    rest = {name: value for name, value in fields.items() if name not in tensors}
+    _write(tensors, rest, path)
+
+
+def load_record(kind: type[T], path: Path) -> T:
+    """Read what :func:`save_record` wrote. Raises RunError when the file is missing or damaged."""
+    tensors, rest = _read(path)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in rest.items()}
+    return kind(**tensors, **values)
+
+
+def save_edit(edit: ModelEdit, path: Path) -> None:
+    """Write an edit: ``WRITER/V``, ``WRITER/A`` and, where there is one, ``WRITER/c``."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, low_rank in edit.items():
+        tensors |= {f"{name}/V": low_rank.V.contiguous(), f"{name}/A": low_rank.A.contiguous()}
+        if low_rank.c is not None:
+            tensors[f"{name}/c"] = low_rank.c.contiguous()
+    _write(tensors, {name: low_rank.strength for name, low_rank in edit.items()}, path)
+
+
+def load_edit(path: Path) -> ModelEdit:
+    """Read what :func:`save_edit` wrote. Raises RunError when the file is missing or damaged."""
+    tensors, strengths = _read(path)
+    return {
+        name: LowRankEdit(tensors[f"{name}/V"], tensors[f"{name}/A"], tensors.get(f"{name}/c"), strength)
+        for name, strength in strengths.items()
+    }
+
+
+def _write(tensors: dict[str, torch.Tensor], rest: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    save_file(tensors, temporary, metadata={"sombrero": json.dumps(rest)})
+    temporary.replace(path)
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            rest: dict[str, Any] = json.loads((file.metadata() or {})["sombrero"])
+            return {key: file.get_tensor(key) for key in file.keys()}, rest  # noqa: SIM118 - safe_open is no mapping
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RunError(f"the record {path} cannot be read: {error}; start over with --fresh") from error

@@ -1,0 +1,188 @@
+"""The verbs of the command line as Python functions of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sombrero.config import ModelConfig, RunConfig
+from sombrero.errors import RunError, UsageError
+from sombrero.progress import Progress, Silent
+from sombrero.run_folder import RunFolder, is_run, read_config
+
+if TYPE_CHECKING:
+    from sombrero.pipeline import Pipeline
+    from sombrero.records import ModelHandle
+
+RUNS = Path("runs")
+MEBIBYTE = 2**20
+
+
+def run(
+    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Map, search, bake, measure, report: everything, resumable. Returns the summary that ``summary.json`` holds."""
+    with _pipeline(config, out, fresh, progress) as pipeline:
+        summary = pipeline.run()
+        if summary is None:
+            raise RunError(f"the run in {pipeline.folder.path} left no summary")
+        return summary | {"run": str(pipeline.folder.path)}
+
+
+def map(
+    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Map the model's refusal: states, map, directions. Returns the figures of the map at its best state index."""
+    with _pipeline(config, out, fresh, progress) as pipeline:
+        pipeline.check_identity()
+        mapped = pipeline.map()
+        single = mapped.directions["single"].auroc[:, 0]
+        best = int(single.argmax())
+        return {
+            "run": str(pipeline.folder.path),
+            "base_refusals": {"count": mapped.baseline.refusals.count, "n": mapped.baseline.refusals.n},
+            "best_state_index": best,
+            "auroc_single": float(single[best]),
+            "auroc_units": mapped.directions["som"].auroc[best].tolist(),
+            "hit_counts": mapped.refusal_map.hit_counts[best].tolist(),
+            "quantization_error": float(mapped.refusal_map.quantization_error[best]),
+            "topographic_error": float(mapped.refusal_map.topographic_error[best]),
+            "max_accounting_error": max(entry.relative_error for entry in mapped.accounting),
+        }
+
+
+def search(
+    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Map and search. Returns the front, best first."""
+    from dataclasses import asdict
+
+    from sombrero.search import rank_finalists
+
+    with _pipeline(config, out, fresh, progress) as pipeline:
+        pipeline.check_identity()
+        scores = pipeline.search(pipeline.map())
+        front = [asdict(score) for score in rank_finalists(scores, config.search.target_rate)]
+        return {"run": str(pipeline.folder.path), "trials": len(scores), "front": front}
+
+
+def bake(
+    run_path: Path, out: Path | None = None, *, trial: int | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder)."""
+    from sombrero.stages.baking import bake_edit
+    from sombrero.stages.provenance import trial_provenance
+    from sombrero.stages.summary import describe_edit
+
+    config = read_config(run_path)
+    with _pipeline(config, run_path, False, progress) as pipeline:
+        pipeline.check_identity()
+        scores = pipeline.search(pipeline.map())
+        number = pipeline.measure(scores).chosen if trial is None else trial
+        if number not in range(len(scores)):
+            raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
+        score = scores[number]
+        edit = pipeline.planner.build(score.parameters)
+        folder = out or run_path / f"model-trial-{number}"
+        facts = trial_provenance(pipeline.session, score)
+        report = bake_edit(pipeline.session, edit, folder, facts, progress or Silent())
+        return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
+
+
+def measure(
+    config: RunConfig, *, against: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure any model on the reporting prompts; with ``against`` also its divergence from that base."""
+    from sombrero.session import Session
+    from sombrero.stages.searching import measure_subject, report_sets, subject
+    from sombrero.stages.summary import figures
+
+    session = Session(config)
+    base = session if against is None else Session(_with_source(config, against))
+    shown = progress or Silent()
+    sets = report_sets(base)
+    with shown.stage(f"measure {config.model.source}", sets.count) as advance:
+        measurement, _ = measure_subject(session, subject(session.handle), subject(base.handle), sets, advance)
+    found = {"model": config.model.source, "against": against} | figures(measurement)
+    return found if against is not None else found | {"kl": None}
+
+
+def report(run_path: Path) -> Path:
+    """Write ``report.html`` of a run again, also of one that is still going."""
+    from sombrero.reports import write_report
+
+    if not is_run(run_path):
+        raise RunError(f"there is no run in {run_path}; give the folder that 'sombrero run' wrote")
+    return write_report(run_path)
+
+
+def inspect(config: ModelConfig) -> dict[str, Any]:
+    """What is known of a model from its configuration alone: family, writers, parameters touched, memory."""
+    from sombrero.architectures import find_architecture, resolve_writers
+    from sombrero.models import load_skeleton
+
+    model = load_skeleton(config)
+    architecture = find_architecture(model)
+    writers = resolve_writers(model, architecture)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    touched = sum(writer.d_in * writer.d_out for writer in writers)
+    width = model.config.get_text_config().hidden_size
+    kinds = sorted({writer.kind for writer in writers})
+    n_layers = len({writer.layer for writer in writers})
+    state_bytes = 4 * ((n_layers + 1) * width + sum(writer.d_in for writer in writers))
+    largest = max(writer.d_in * writer.d_out for writer in writers)
+    return {
+        "model": config.source,
+        "class": type(model).__name__,
+        "family": architecture.family,
+        "layers": n_layers,
+        "hidden_size": width,
+        "parameters": total,
+        "writers": {kind: sum(writer.kind == kind for writer in writers) for kind in kinds},
+        "parameters_touched": touched,
+        "memory_bytes": {
+            "weights_bfloat16": 2 * total,
+            "states_per_prompt": state_bytes,
+            "bake_largest_tensor_float32": 4 * largest,
+        },
+    }
+
+
+@contextmanager
+def conversation(target: str, config: RunConfig) -> Iterator[tuple[ModelHandle, Mapping[str, Any]]]:
+    """For ``chat``: the base model's handle, and the subjects to talk to by name (``base``, and ``edited`` of a run)."""
+    from sombrero.edits import edited
+    from sombrero.session import Session
+    from sombrero.stages.searching import subject
+    from sombrero.tensor_records import load_edit
+
+    path = Path(target)
+    settings = read_config(path) if is_run(path) else _with_source(config, target)
+    session = Session(settings)
+    subjects = {"base": subject(session.handle)}
+    if is_run(path):
+        file = path / "edit.safetensors"
+        if not file.is_file():
+            raise RunError(f"the run in {path} has no edit yet; finish it first: sombrero run {path}")
+        subjects["edited"] = edited(session.handle, session.writers, load_edit(file))
+    yield session.handle, subjects
+
+
+def default_out(source: str) -> Path:
+    """``runs/NAME`` for a model id or folder."""
+    name = source.rstrip("/").rsplit("/", 1)[-1]
+    return RUNS / ("".join(c if c.isalnum() or c in "-._" else "-" for c in name).lstrip(".") or "run")
+
+
+@contextmanager
+def _pipeline(config: RunConfig, out: Path | None, fresh: bool, progress: Progress | None) -> Iterator[Pipeline]:
+    with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
+        from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
+
+        yield Pipeline(config, folder, progress)
+
+
+def _with_source(config: RunConfig, source: str) -> RunConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"source": source, "revision": None})})
