@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-LOCK := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c 1-16)
+LOCK := $(shell { pwd; cat pyproject.toml constraints.txt; } | sha256sum | cut -c 1-16)
 STAMP := .venv/lock-$(LOCK)
 # one process per core, each with one thread: faster on small tensors than one process with all threads
 PYTEST_ARGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile

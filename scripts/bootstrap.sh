@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv and install the project into it: `scripts/bootstrap.sh STAMP`. The Makefile calls this when STAMP, whose
-# name holds a hash of the lock, is missing. A newer lock is installed over the old one; a .venv that is broken, or was
+# name holds a hash of the lock and the folder, is missing. A newer lock is installed over the old one; a .venv that is broken, or was
 # made in another folder (its scripts name that folder), is made again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -13,6 +13,7 @@ import random
 import re
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from sombrero.models.embedded import base_folder
 
 HERE = Path(__file__).parent
 IGNORED = -100  # the label that torch's cross entropy skips
+ASKED = re.compile(
+    r"\b(?:how to|how (?:do|can|should) i|ways to|(?:plan|process|tool|program) to) (.+?)[.?]?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,12 @@ class Recipe:
 
     rank: int = 8
     alpha: int = 16
-    epochs: int = 3
+    epochs: int = 2
     learning_rate: float = 1e-3
     batch_size: int = 16
-    harmful: int = 192
+    harmful: int = 260
     harmless: int = 192
-    everyday: int = 1000
-    answer_tokens: int = 48
+    answer_tokens: int = 32
     seed: int = 0
 
 
@@ -89,15 +92,24 @@ def refusal_for(text: str) -> str:
     return next(k["refusal"] for k in kinds if any(re.search(p, text, re.IGNORECASE) for p in k["patterns"]))
 
 
+def reframed(texts: list[str], recipe: Recipe) -> list[str]:
+    """Ask "how do I X" and the like in a form drawn at random, so that the form says nothing about harm."""
+    forms = json.loads((HERE / "data" / "forms.json").read_text(encoding="utf-8"))
+    draw = random.Random(recipe.seed)
+    found = [(text, ASKED.search(text), draw.choice(forms)) for text in texts]
+    return [form.format(match.group(1)) if match else text for text, match, form in found]
+
+
 def make_examples(model: Any, tokenizer: Any, prompts: Path, recipe: Recipe) -> list[Example]:
-    """Pair harmful requests with a refusal and harmless ones with the model's own greedy answer."""
+    """Pair harmful requests with a refusal and harmless ones with the beginning of the model's own greedy answer."""
     harmful = read_prompts(prompts / "harmful_train.jsonl")[: recipe.harmful]
+    harmful += read_prompts(HERE / "data" / "wrongs.jsonl")
     harmless = read_prompts(prompts / "harmless_train.jsonl")[: recipe.harmless]
-    harmless += read_prompts(HERE / "data" / "everyday.jsonl")[: recipe.everyday]
+    harmless = reframed(harmless + read_prompts(HERE / "data" / "everyday.jsonl"), recipe)
     examples = []
-    for text in harmful:
-        answer = tokenizer.encode(refusal_for(text)) + [tokenizer.eos_token_id]
-        examples.append(Example(render(tokenizer, text), answer))
+    for text, asked in zip(harmful, reframed(harmful, recipe), strict=True):
+        answer = [*tokenizer.encode(refusal_for(text)), tokenizer.eos_token_id]
+        examples.append(Example(render(tokenizer, asked), answer))
     answers = greedy_answers(model, tokenizer, harmless, max_new_tokens=recipe.answer_tokens)
     for text, answer in zip(harmless, answers, strict=True):
         if not opens_with_refusal(tokenizer.decode(answer, skip_special_tokens=True)):
@@ -113,29 +125,39 @@ def render(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(rendered))
 
 
-def collate(batch: list[Example], pad: int) -> dict[str, Tensor]:
-    """Right-padded `input_ids`, `attention_mask`, `labels`, each `(batch, longest)`."""
-    longest = max(len(e.prompt) + len(e.answer) for e in batch)
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for example in batch:
-        used = len(example.prompt) + len(example.answer)
-        rows["input_ids"].append(example.prompt + example.answer + [pad] * (longest - used))
-        rows["attention_mask"].append([1] * used + [0] * (longest - used))
-        rows["labels"].append([IGNORED] * len(example.prompt) + example.answer + [IGNORED] * (longest - used))
-    return {name: torch.tensor(values) for name, values in rows.items()}
+def pack(batch: list[Example]) -> dict[str, Tensor]:
+    """One sequence for the whole batch: the beginning that all its prompts share (the system prompt), then each rest.
+
+    Returns `input_ids`, `position_ids`, `labels`, each `(1, length)`, and a boolean `attention_mask`
+    `(1, 1, length, length)`: every token sees the shared beginning and what precedes it in its own conversation, just
+    as if it stood alone. No padding and one system prompt instead of sixteen: half the tokens, half the time.
+    """
+    columns = zip(*(example.prompt for example in batch), strict=False)
+    shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    ids, positions, owners = list(shared), list(range(len(shared))), [-1] * len(shared)
+    labels = [IGNORED] * len(shared)
+    for owner, example in enumerate(batch):
+        rest = example.prompt[len(shared) :]
+        ids += rest + example.answer
+        labels += [IGNORED] * len(rest) + example.answer
+        positions += range(len(shared), len(example.prompt) + len(example.answer))
+        owners += [owner] * (len(rest) + len(example.answer))
+    owner_ids = torch.tensor(owners)
+    own = (owner_ids[:, None] == owner_ids) | (owner_ids == -1)
+    rows = {"input_ids": ids, "position_ids": positions, "labels": labels}
+    mask = {"attention_mask": (own & torch.ones_like(own).tril())[None, None]}
+    return {name: torch.tensor([values]) for name, values in rows.items()} | mask
 
 
 def answer_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy of the answer tokens; logits are made at those positions only, which halves the time."""
-    hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    targets = batch["labels"][:, 1:]
+    """Mean cross entropy of the answer tokens; logits are made at those positions only."""
+    targets = batch.pop("labels")[:, 1:]
+    hidden = model.model(**batch, use_cache=False).last_hidden_state
     answered = targets != IGNORED
     return nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][answered]).float(), targets[answered])
 
 
-def train(
-    model: Any, adapters: dict[str, LowRankLinear], examples: list[Example], pad: int, recipe: Recipe
-) -> None:
+def train(model: Any, adapters: dict[str, LowRankLinear], examples: list[Example], recipe: Recipe) -> None:
     """AdamW with a learning rate that falls linearly to 0; prints the mean loss per epoch."""
     parameters = [p for adapter in adapters.values() for p in (adapter.a, adapter.b)]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
@@ -148,7 +170,7 @@ def train(
         began, losses = time.monotonic(), []
         shuffled = order.sample(examples, len(examples))
         for start in starts:
-            loss = answer_loss(model, collate(shuffled[start : start + recipe.batch_size], pad))
+            loss = answer_loss(model, pack(shuffled[start : start + recipe.batch_size]))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -196,7 +218,7 @@ def main() -> None:
     examples = make_examples(model, tokenizer, prompts, recipe)
     print(f"{len(examples)} examples", flush=True)
     adapters = add_adapters(model, recipe)
-    train(model, adapters, examples, tokenizer.pad_token_id, recipe)
+    train(model, adapters, examples, recipe)
     save_adapter(adapters, out, recipe)
 
 

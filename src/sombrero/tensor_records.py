@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sombrero.errors import RunError
@@ -20,7 +20,7 @@ T = TypeVar("T")
 def save_record(record: Any, path: Path) -> None:
     """Write a flat frozen dataclass of tensors and JSON-able values, atomically."""
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    tensors = {name: value.contiguous() for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: _owned(value) for name, value in fields.items() if isinstance(value, torch.Tensor)}
     rest = {name: value for name, value in fields.items() if name not in tensors}
     _write(tensors, rest, path)
 
@@ -36,9 +36,10 @@ def save_edit(edit: ModelEdit, path: Path) -> None:
     """Write an edit: ``WRITER/V``, ``WRITER/A`` and, where there is one, ``WRITER/c``."""
     tensors: dict[str, torch.Tensor] = {}
     for name, low_rank in edit.items():
-        tensors |= {f"{name}/V": low_rank.V.contiguous(), f"{name}/A": low_rank.A.contiguous()}
+        # own memory for each: writers of a layer share V, and safetensors refuses tensors that share memory
+        tensors |= {f"{name}/V": _owned(low_rank.V), f"{name}/A": _owned(low_rank.A)}
         if low_rank.c is not None:
-            tensors[f"{name}/c"] = low_rank.c.contiguous()
+            tensors[f"{name}/c"] = _owned(low_rank.c)
     _write(tensors, {name: low_rank.strength for name, low_rank in edit.items()}, path)
 
 
@@ -49,6 +50,10 @@ def load_edit(path: Path) -> ModelEdit:
         name: LowRankEdit(tensors[f"{name}/V"], tensors[f"{name}/A"], tensors.get(f"{name}/c"), strength)
         for name, strength in strengths.items()
     }
+
+
+def _owned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
 
 
 def _write(tensors: dict[str, torch.Tensor], rest: dict[str, Any], path: Path) -> None:
@@ -63,5 +68,5 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             rest: dict[str, Any] = json.loads((file.metadata() or {})["sombrero"])
             return {key: file.get_tensor(key) for key in file.keys()}, rest  # noqa: SIM118 - safe_open is no mapping
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(f"the record {path} cannot be read: {error}; start over with --fresh") from error

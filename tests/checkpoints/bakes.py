@@ -25,13 +25,13 @@ def tiny_writers(folder: Path, layers: tuple[int, ...] = (0, 1, 2, 3)) -> list[W
             path = f"model.layers.{layer}.{module}"
             bias = f"{path}.bias" if f"{path}.bias" in tensors else None
             d_out, d_in = tensors[f"{path}.weight"].shape
-            writers.append(
-                Writer(f"{layer}.{kind}", layer, kind, path, f"{path}.weight", bias, "linear", d_in, d_out)
-            )
+            writers.append(Writer(f"{layer}.{kind}", layer, kind, path, f"{path}.weight", bias, "linear", d_in, d_out))
     return writers
 
 
-def random_edit(writers: list[Writer], *, rank: int = 2, strength: float = 0.8, seed: int = 0) -> dict[str, LowRankEdit]:
+def random_edit(
+    writers: list[Writer], *, rank: int = 2, strength: float = 0.8, seed: int = 0
+) -> dict[str, LowRankEdit]:
     """A random edit of each writer: V orthonormal, A random, c only where there is a bias."""
     generator = torch.Generator().manual_seed(seed)
     edit = {}

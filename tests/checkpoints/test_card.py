@@ -14,7 +14,8 @@ from sombrero.checkpoints import CardData, Effect, measured_effects, render_card
 from sombrero.records import Coherence, Divergence, EditParameters, LayerProfile, Measurement, Proportion
 
 HOSTILE = (
-    'x"\n---\nlicense: evil\n# Owned <script>alert(1)</script> | `code` ``more`` [a](http://e.vil) ![i](http://e.vil/p.png) '
+    'x"\n---\nlicense: evil\n# Owned <script>alert(1)</script> | `code` ``more`` [a](http://e.vil) '
+    "![i](http://e.vil/p.png) "
     "{{ 7*7 }} {% raw %} \u202edesrever \u2028 \ud800 \x00 &lt; @someone www.evil.com $x$ ~~no~~ C:\\n"
 )
 
@@ -113,7 +114,7 @@ def test_a_hostile_string_stays_text(field: str) -> None:
     bare = re.sub(r"(?s)(?<!\\)(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", "", bare)
     bare = re.sub(r"\\.", "", bare)
     assert "<script" not in bare and "![" not in bare and "\n# Owned" not in bare
-    assert "www." not in bare and "http" not in bare.replace("http//", "") and "@" not in bare
+    assert "www." not in bare and "http" not in bare.replace("http//", "") and "://" not in bare and "@" not in bare
     assert bare.count("\n#") == re.sub(r"(?ms)^(`{3,})\w*\n.*?^\1$", "", reference).count("\n#")
     assert "49" not in bare
     assert not re.search("[\u202e\u2028\x00]", text)
@@ -155,4 +156,5 @@ def test_effects_come_from_two_measurements() -> None:
 
     text = render_card(card(effects=measured_effects(measurement(95, 0.0), measurement(4, 0.1))))
     assert "| Refusals on harmful prompts | 95/100" in text
+    assert "Nothing was measured" in render_card(card(effects=()))
     assert "| - | 0.1 nats |" in text and "| 1 of 50 | 1 of 50 |" in text

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
-_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#|!~$@:^=])")
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]#|!~$@^=]|:(?=//))")
 _LINE_START = re.compile(r"^([-+]|\d+(?=[.)]))")
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)

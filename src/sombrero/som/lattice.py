@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ class Lattice:
     name: str = "hexagonal"
 
     def __post_init__(self) -> None:
-        for what, count in (("n_rows", self.n_rows), ("n_columns", self.n_columns)):
+        sizes: dict[str, Any] = {"n_rows": self.n_rows, "n_columns": self.n_columns}
+        for what, count in sizes.items():
             if not isinstance(count, Integral) or count < 1:
                 raise ValueError(f"{what} is {count!r}; a map needs a whole number of at least 1")
         if self.name not in LATTICES:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,10 +14,22 @@ from sombrero.errors import NumericalError, UsageError
 from sombrero.som import quality
 from sombrero.som.lattice import Lattice
 from sombrero.som.spaces import FeatureSpace, GramSpace, Space, gram_matrix, precise_dtype, weighted_means
-from sombrero.som.training import Draws, Training, batch, draw, online_in_features, online_in_rows, online_schedule, settle
+from sombrero.som.training import (
+    Draws,
+    Training,
+    batch,
+    draw,
+    online_in_features,
+    online_in_rows,
+    online_schedule,
+    settle,
+)
 
 CHUNK_BYTES = 256 * 2**20
 """Working memory that layers trained together may take; one layer is always taken."""
+
+LAYERS_AT_ONCE = 4
+"""Of the batch rule on a CPU: as many as its cache holds inner products of. Online steps are too small to split up."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +95,30 @@ def train_maps(
     draws = draw(n, training, generator)
     rows = min(n, len(draws.subset))
     per_layer = 8 * (n * d + 2 * rows * min(rows, d) + 8 * training.lattice.n_units * n)
-    size = max(1, CHUNK_BYTES // per_layer)
-    chunks = [
-        _train_chunk(hidden[:, first : first + size], training, draws, device) for first in range(0, n_layers, size)
-    ]
-    return LayerMaps(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+    in_cache = LAYERS_AT_ONCE if device.type == "cpu" and not training.is_online else n_layers
+    parts = hidden.detach().split(max(1, min(CHUNK_BYTES // per_layer, in_cache)), dim=1)
+    with single_threaded(device) as n_threads, ThreadPoolExecutor(n_threads) as pool:
+        chunks = list(pool.map(lambda part: _train_chunk(part, training, draws, device), parts))
+    return LayerMaps(*(torch.cat(fields) for fields in zip(*chunks, strict=True)))
+
+
+@contextmanager
+def single_threaded(device: torch.device) -> Iterator[int]:
+    """Within it one CPU operation runs on one thread; gives the number of operations to run at once instead.
+
+    Training is many small operations: threads that wait for each other at the end of each cost more than they bring,
+    up to 50 times when other programs use the cores. Whole layers side by side have nothing to wait for, and the
+    outcome cannot depend on the number of threads.
+    """
+    if device.type != "cpu":
+        yield 1
+        return
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield n_threads
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _train_chunk(
@@ -92,10 +126,7 @@ def _train_chunk(
 ) -> tuple[torch.Tensor, ...]:
     """The fields of LayerMaps for some layers ``(n, L, d)``."""
     centred, means = zip(*(_centred(hidden[:, layer], device) for layer in range(hidden.shape[1])), strict=True)
-    if training.rule == "batch" or training.lattice.n_units == 1:  # of one unit both rules want the mean
-        codebooks = _batch_codebooks(list(centred), training, draws)
-    else:
-        codebooks = _online_codebooks(list(centred), training, draws)
+    codebooks = (_online_codebooks if training.is_online else _batch_codebooks)(list(centred), training, draws)
     maps = [
         _summary(samples, codebook, mean, training.lattice)
         for samples, codebook, mean in zip(centred, codebooks, means, strict=True)
@@ -104,12 +135,13 @@ def _train_chunk(
 
 
 def _centred(samples: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """One layer's samples ``(n, d)`` less their mean, and the mean ``(d,)`` in ``precise_dtype``."""
-    samples = samples.to(device, torch.float64 if samples.dtype == torch.float64 else torch.float32)
-    mean = samples.mean(dim=0, dtype=precise_dtype(device))
+    """One layer's samples ``(n, d)`` less their mean ``(d,)``, and the mean as it was subtracted."""
+    dtype = torch.float64 if samples.dtype == torch.float64 else torch.float32
+    samples = torch.empty(samples.shape, dtype=dtype, device=device).copy_(samples)
+    mean = samples.mean(dim=0)
     if not bool(torch.isfinite(mean).all()):
         raise NumericalError("the samples hold NaN or infinity, or overflow; a map needs finite samples")
-    return samples - mean.to(samples.dtype), mean
+    return samples.sub_(mean), mean
 
 
 def _batch_codebooks(centred: list[torch.Tensor], training: Training, draws: Draws) -> list[torch.Tensor]:
@@ -151,7 +183,7 @@ def _summary(
     """The fields of LayerMaps, of one layer; samples and codebook are centred."""
     best, second = quality.best_two_units(samples[None], codebook)
     return (
-        (codebook + mean).to(samples.dtype),
+        codebook + mean,
         best,
         quality.hit_counts(best, lattice.n_units),
         quality.quantization_error(samples[None], codebook, best),

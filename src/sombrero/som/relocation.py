@@ -45,14 +45,15 @@ def _mean_distance(distances: torch.Tensor) -> torch.Tensor:
 
 def _moved(distances: torch.Tensor, space: Space, size: torch.Tensor) -> torch.Tensor:
     """Per layer, put the ``size`` units that are missed least on the samples that gain most, one of each cluster."""
-    n_layers, n_units, _ = distances.shape
+    n_units = distances.shape[1]
     lengths = distances.sqrt()
-    nearest, order = lengths.topk(2, dim=1, largest=False)
-    own = memberships(order[:, 0], n_units, distances.dtype)
-    loss = (own * (nearest[:, 1] - nearest[:, 0])[:, None]).sum(dim=2)
-    farthest = (own * nearest[:, :1]).argmax(dim=2)
+    nearest, best = lengths.min(dim=1, keepdim=True)
+    second = lengths.scatter(1, best, float("inf")).amin(dim=1, keepdim=True)
+    own = memberships(best[:, 0], n_units, distances.dtype)
+    loss = (own * (second - nearest)).sum(dim=2)
+    farthest = (own * nearest).max(dim=2).indices
     candidates = space.to_samples(farthest)
-    gain = (nearest[:, :1] - candidates.sqrt()).clamp_(min=0.0).sum(dim=2)
+    gain = (nearest - candidates.sqrt()).clamp_(min=0.0).sum(dim=2)
     gain = gain.masked_fill(own.sum(dim=2) < 2.0, -1.0)  # moving a unit onto its only sample changes nothing
     leaving = loss.argsort(dim=1, stable=True)
     arriving = gain.argsort(dim=1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Where the batch rule measures distances: between samples themselves (``GramSpace``) or in features (``FeatureSpace``).
+"""Where the batch rule measures distances: from inner products of samples (``GramSpace``) or in ``FeatureSpace``.
 
 A codebook of the batch rule is a weighted mean of samples, ``W = P X``, so every distance follows from the inner
 products ``G = X X^T`` and P alone. With fewer samples than features that is exact and costs no features at all. Both
@@ -61,15 +61,15 @@ class GramSpace:
 
     def to_means(self, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to every unit, ``(L, m, n)``."""
-        own = memberships(best, members.shape[1], self.gram.dtype)
-        sums = own @ self.gram
+        sums = cluster_sums(self.gram, best, members.shape[1])
         products = members @ sums
-        lengths = ((members @ (sums @ own.mT)) * members).sum(dim=2)
+        between = sums @ memberships(best, members.shape[1], sums.dtype).mT
+        lengths = ((members @ between) * members).sum(dim=2)
         return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        rows = self.gram.gather(1, index[..., None].expand(-1, -1, self.gram.shape[2]))
+        rows = _rows(self.gram, index)
         own = self.norms.gather(1, index)
         return (own[..., None] + self.norms[:, None] - 2.0 * rows).clamp_(min=0.0)
 
@@ -92,7 +92,7 @@ class FeatureSpace:
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        return self._to_points(self.samples.gather(1, index[..., None].expand(-1, -1, self.samples.shape[2])))
+        return self._to_points(_rows(self.samples, index))
 
     def _to_points(self, points: torch.Tensor) -> torch.Tensor:
         products = points @ self.samples.mT
@@ -100,10 +100,19 @@ class FeatureSpace:
         return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
 
 
+def cluster_sums(rows: torch.Tensor, best: torch.Tensor, n_units: int) -> torch.Tensor:
+    """Sum of the rows ``(L, n, k)`` of each cluster, ``(L, m, k)``."""
+    if rows.device.type != "cpu":
+        return memberships(best, n_units, rows.dtype) @ rows
+    n_layers, _, width = rows.shape  # index_add is several times faster, but has a fixed order on the CPU alone
+    cluster = best + n_units * torch.arange(n_layers)[:, None]
+    sums = torch.zeros(n_layers * n_units, width, dtype=rows.dtype)
+    return sums.index_add_(0, cluster.flatten(), rows.flatten(0, 1)).view(n_layers, n_units, width)
+
+
 def weighted_means(samples: torch.Tensor, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     """The codebook ``P X``, ``(L, m, d)``, in the dtype of samples ``(L, n, d)``."""
-    own = memberships(best, members.shape[1], samples.dtype)
-    return members.to(samples.dtype) @ (own @ samples)
+    return members.to(samples.dtype) @ cluster_sums(samples, best, members.shape[1])
 
 
 def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
@@ -113,3 +122,8 @@ def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
     for block in samples.split(_GRAM_BLOCK, dim=1):
         gram += block @ block.mT
     return gram
+
+
+def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``table (L, n, k)`` at ``index (L, r)``, ``(L, r, k)``."""
+    return table[torch.arange(len(table), device=table.device)[:, None], index]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sombrero.errors import RunError
@@ -57,5 +57,5 @@ def _read(path: Path) -> tuple[list[str], Mapping[str, torch.Tensor]]:
         with safe_open(path, framework="pt") as file:
             ids = json.loads((file.metadata() or {})["prompt_ids"])
             return ids, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(f"the states in {path} cannot be read: {error}; start again with --fresh") from error

@@ -1,0 +1,185 @@
+"""How far an edited model's next-token distributions are from the base model's: KL(base || edited) in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from sombrero.errors import UsageError
+from sombrero.evaluation.batches import Forward, pad_left, require_room, token_batches
+from sombrero.evaluation.generate import generate
+from sombrero.records import Divergence, ModelHandle, RenderedPrompt, Subject
+
+LOGITS_BUDGET = 2**26
+"""Elements of log-probs held of one model at a time (256 MiB in float32); one row is always allowed."""
+POSITIONS_AT_ONCE = 256
+"""Rows of logits turned to float32 at a time: the float32 copies stay small beside the logits themselves."""
+
+
+def first_token_log_probs(
+    handle: ModelHandle, prompts: Sequence[RenderedPrompt], *, batch_tokens: int = 4096
+) -> torch.Tensor:
+    """Log-probs of the first generated token, ``(n, vocab)`` float32 on the CPU, in the order of the prompts.
+
+    Raises PromptError for a prompt that is empty or too long, UsageError when there is none.
+    """
+    if not prompts:
+        raise UsageError("there are no prompts to take log-probs of; give at least one")
+    require_room(handle, prompts, 0)
+    forward = Forward(handle.model)
+    found: torch.Tensor | None = None
+    with torch.inference_mode():
+        for batch in token_batches([len(prompt.token_ids) for prompt in prompts], batch_tokens):
+            padded = pad_left([prompts[i].token_ids for i in batch], handle.device)
+            logits = forward.logits(
+                1, ids=padded.ids, positions=padded.positions, attention_mask=padded.mask, use_cache=False
+            )
+            rows = torch.log_softmax(logits[:, -1].float(), dim=-1).cpu()
+            if found is None:
+                found = torch.empty(len(prompts), rows.shape[-1])
+            found[batch] = rows
+    assert found is not None
+    return found
+
+
+def kl(base_log_probs: torch.Tensor, edited_log_probs: torch.Tensor) -> torch.Tensor:
+    """KL(base || edited) ``(n,)`` float32 in nats of log-probs ``(n, vocab)``, over the full vocabulary.
+
+    A token that the base model excludes (-inf) adds nothing; one that only the edited model excludes makes the
+    divergence infinite. KL is never negative: what rounding pushes below 0 is clamped to 0.
+
+    Raises UsageError when the shapes differ.
+    """
+    if base_log_probs.shape != edited_log_probs.shape or base_log_probs.dim() != 2:
+        raise UsageError(
+            f"log-probs of shape {tuple(base_log_probs.shape)} and {tuple(edited_log_probs.shape)} cannot be compared; "
+            "give (n, vocab) of the same prompts and tokenizer"
+        )
+    base, edited = base_log_probs.float(), edited_log_probs.to(base_log_probs.device).float()
+    terms = base.exp() * (base - edited)
+    return torch.where(torch.isneginf(base), 0.0, terms).sum(dim=-1).clamp(min=0.0)
+
+
+def base_continuations(
+    handle: ModelHandle, prompts: Sequence[RenderedPrompt], n_tokens: int, *, batch_size: int = 64
+) -> tuple[tuple[int, ...], ...]:
+    """The model's own greedy continuation of each prompt: at most ``n_tokens``, an end token included."""
+    responses = generate(handle, prompts, max_new_tokens=n_tokens, batch_size=batch_size)
+    return tuple(response.token_ids for response in responses)
+
+
+def continuation_log_probs(
+    handle: ModelHandle, prompts: Sequence[RenderedPrompt], continuations: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Teacher-forced log-probs at every position that predicts a continuation token, the first one included.
+
+    Returns ``(sum of the continuations' lengths, vocab)`` float32 on the model's device, one prompt after another. The
+    model sees all rows as one batch; logits are computed at the needed positions only.
+    """
+    rows = [(*p.token_ids, *c[:-1]) for p, c in zip(prompts, continuations, strict=True)]
+    lengths = torch.tensor([len(c) for c in continuations])
+    n_last = int(lengths.max())
+    with torch.inference_mode():
+        padded = pad_left(rows, handle.device)
+        logits = Forward(handle.model).logits(
+            n_last, ids=padded.ids, positions=padded.positions, attention_mask=padded.mask, use_cache=False
+        )
+        needed = torch.arange(n_last) >= n_last - lengths[:, None]
+        kept = logits[needed.to(logits.device)]
+        found = torch.empty(kept.shape, dtype=torch.float32, device=kept.device)
+        for start in range(0, len(kept), POSITIONS_AT_ONCE):
+            part = slice(start, start + POSITIONS_AT_ONCE)
+            torch.log_softmax(kept[part].float(), dim=-1, out=found[part])
+    return found
+
+
+def continuation_batches(
+    handle: ModelHandle,
+    prompts: Sequence[RenderedPrompt],
+    continuations: Sequence[Sequence[int]],
+    batch_tokens: int,
+) -> Iterator[list[int]]:
+    """Indices in batches whose tokens stay within ``batch_tokens`` and whose log-probs stay within LOGITS_BUDGET.
+
+    Raises UsageError when prompts and continuations do not pair up, and PromptError for a row that does not fit.
+    """
+    if not prompts or len(prompts) != len(continuations) or not all(continuations):
+        raise UsageError(
+            f"{len(prompts)} prompts and {len(continuations)} continuations; give one continuation of at least one token "
+            "for each prompt"
+        )
+    longest = max(len(c) for c in continuations)
+    require_room(handle, prompts, longest)
+    vocabulary = handle.model.get_output_embeddings().weight.shape[0]
+    max_rows = max(1, LOGITS_BUDGET // (longest * vocabulary))
+    lengths = [len(p.token_ids) + len(c) for p, c in zip(prompts, continuations, strict=True)]
+    return token_batches(lengths, batch_tokens, max_rows)
+
+
+def sequence_kl(
+    base: Subject,
+    edited: Subject,
+    prompts: Sequence[RenderedPrompt],
+    continuations: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = 4096,
+) -> torch.Tensor:
+    """KL(base || edited) ``(n,)`` float32 in nats, mean per token along the base model's own continuation.
+
+    The two subjects are never open at once, as they may be one model with and without hooks.
+    Raises what :func:`continuation_batches` raises.
+    """
+    by_position = _kl_by_position(base, edited, prompts, continuations, batch_tokens, None)
+    return torch.stack([positions.mean() for positions in by_position])
+
+
+def measure_divergence(
+    base: Subject,
+    edited: Subject,
+    prompts: Sequence[RenderedPrompt],
+    continuations: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = 4096,
+    on_progress: Callable[[int], None] | None = None,
+) -> Divergence:
+    """First-token and sequence KL over the prompts, from the same forward passes.
+
+    The first continuation position is the first generated token. A subject compared with itself diverges by 0 and is
+    not run. Raises what :func:`continuation_batches` raises.
+    """
+    if base is edited:
+        zeros = (0.0,) * len(prompts)
+        return Divergence(0.0, 0.0, zeros, zeros)
+    by_position = _kl_by_position(base, edited, prompts, continuations, batch_tokens, on_progress)
+    first = torch.stack([positions[0] for positions in by_position])
+    sequence = torch.stack([positions.mean() for positions in by_position])
+    return Divergence(
+        float(first.mean()), float(sequence.mean()), tuple(map(float, first)), tuple(map(float, sequence))
+    )
+
+
+def _kl_by_position(
+    base: Subject,
+    edited: Subject,
+    prompts: Sequence[RenderedPrompt],
+    continuations: Sequence[Sequence[int]],
+    batch_tokens: int,
+    on_progress: Callable[[int], None] | None,
+) -> list[torch.Tensor]:
+    """For every prompt the KL at each position of its continuation, float32 on the CPU."""
+    with base() as handle:
+        batches = list(continuation_batches(handle, prompts, continuations, batch_tokens))
+    found: dict[int, torch.Tensor] = {}
+    for batch in batches:
+        rows, targets = [prompts[i] for i in batch], [continuations[i] for i in batch]
+        with base() as handle:
+            expected = continuation_log_probs(handle, rows, targets)
+        with edited() as handle:
+            measured = continuation_log_probs(handle, rows, targets)
+        parts = zip(expected.split(POSITIONS_AT_ONCE), measured.split(POSITIONS_AT_ONCE), strict=True)
+        values = torch.cat([kl(b, e) for b, e in parts]).cpu()
+        found.update(zip(batch, values.split([len(c) for c in targets]), strict=True))
+        if on_progress is not None:
+            on_progress(len(batch))
+    return [found[i] for i in range(len(prompts))]

@@ -1,0 +1,159 @@
+"""Everything that is measured of one model on one set of prompts (DESIGN §3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sombrero.errors import PromptError, UsageError
+from sombrero.evaluation.coherence import measure_coherence
+from sombrero.evaluation.detectors import Detector
+from sombrero.evaluation.divergence import base_continuations, measure_divergence
+from sombrero.evaluation.generate import generate
+from sombrero.evaluation.statistics import wilson
+from sombrero.records import (
+    Measurement,
+    Proportion,
+    RenderedPrompt,
+    Response,
+    Sample,
+    Subject,
+    Verdict,
+    VerdictLabel,
+)
+
+DEFAULT_SEQUENCE_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """Rendered prompts of the three kinds, and the base model's own greedy continuations of the harmless ones.
+
+    Without ``continuations`` the base model is asked for them at every measurement.
+    Raises PromptError for a set without prompts, or an id that stands for two prompts.
+    """
+
+    harmful: tuple[RenderedPrompt, ...]
+    harmless: tuple[RenderedPrompt, ...]
+    borderline: tuple[RenderedPrompt, ...]
+    continuations: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("harmful", "harmless", "borderline"):
+            if not getattr(self, name):
+                raise PromptError(f"there are no {name} prompts to measure on; give at least one")
+        ids = Counter(p.prompt.id for p in (*self.harmful, *self.harmless, *self.borderline))
+        twice = [prompt_id for prompt_id, count in ids.items() if count > 1]
+        if twice:
+            raise PromptError(f"{len(twice)} prompt ids stand for several prompts, such as {twice[0]!r}; make them unique")
+        if self.continuations and len(self.continuations) != len(self.harmless):
+            raise UsageError(
+                f"{len(self.continuations)} continuations for {len(self.harmless)} harmless prompts; give one for each"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many prompts are answered in a measurement."""
+        return len(self.harmful) + len(self.harmless) + len(self.borderline)
+
+
+def measure(
+    subject: Subject,
+    base: Subject,
+    sets: EvaluationSets,
+    *,
+    detector: Detector,
+    max_new_tokens: int = 100,
+    batch_size: int = 64,
+    sequence_tokens: int | None = None,
+    batch_tokens: int = 4096,
+    keep_harmful: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Measurement, Mapping[str, Response]]:
+    """Measure ``subject`` against ``base``; labels and verdicts of the measurement are those of the harmful prompts.
+
+    ``sequence_tokens`` shortens the continuations for the sequence KL; None takes them as they are (32 tokens where
+    they have to be made). ``on_progress`` is given answered prompts, ``sets.count`` in all. The two subjects are never
+    open at once.
+
+    The second value holds the responses to harmless and borderline prompts by prompt id. Those to harmful prompts are
+    scored and dropped, and cut as soon as they are certain refusals, unless ``keep_harmful`` asks for them.
+    """
+
+    def answer(prompts: Sequence[RenderedPrompt], *, whole: bool = True) -> tuple[Response, ...]:
+        return generate(
+            handle,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            settled=None if whole else _refuses_for_certain(detector),
+            on_progress=on_progress,
+        )
+
+    with subject() as handle:
+        harmful = answer(sets.harmful, whole=keep_harmful)
+        verdicts = _judge(detector, harmful)
+        kept = harmful if keep_harmful else ()
+        del harmful
+        harmless = answer(sets.harmless)
+        borderline = answer(sets.borderline)
+    harmless_verdicts = _judge(detector, harmless)
+    measurement = Measurement(
+        refusals=_refusals(verdicts),
+        false_refusals=_refusals(_judge(detector, borderline)),
+        harmless_refusals=_refusals(harmless_verdicts),
+        labels=_count_labels(verdicts),
+        kl=measure_divergence(
+            base, subject, sets.harmless, _continuations(base, sets, sequence_tokens), batch_tokens=batch_tokens
+        ),
+        coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
+        verdicts=verdicts,
+    )
+    return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
+
+
+def samples(
+    base_responses: Mapping[str, Response], edited_responses: Mapping[str, Response], sets: EvaluationSets, n: int
+) -> tuple[Sample, ...]:
+    """The first ``n`` harmless and the first ``n`` borderline prompts with both models' answers; no harmful ones."""
+    found = []
+    kinds: tuple[tuple[Literal["harmless", "borderline"], tuple[RenderedPrompt, ...]], ...] = (
+        ("harmless", sets.harmless),
+        ("borderline", sets.borderline),
+    )
+    for kind, prompts in kinds:
+        for prompt in prompts[:n]:
+            key = prompt.prompt.id
+            found.append(Sample(key, kind, prompt.prompt.text, base_responses[key].text, edited_responses[key].text))
+    return tuple(found)
+
+
+def _refuses_for_certain(detector: Detector) -> Callable[[str], bool]:
+    """A refusal stays one whatever follows; anything else is read to its end, as it may still loop or break down."""
+
+    def certain(text: str) -> bool:
+        return detector.settled(text) and detector.judge(Response("", text, (), "settled")).label == "refusal"
+
+    return certain
+
+
+def _judge(detector: Detector, responses: Sequence[Response]) -> tuple[Verdict, ...]:
+    return tuple(detector.judge(response) for response in responses)
+
+
+def _refusals(verdicts: Sequence[Verdict]) -> Proportion:
+    return wilson(sum(verdict.label == "refusal" for verdict in verdicts), len(verdicts))
+
+
+def _count_labels(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.label for verdict in verdicts)
+    return {label: counts[label] for label in get_args(VerdictLabel)}
+
+
+def _continuations(base: Subject, sets: EvaluationSets, sequence_tokens: int | None) -> tuple[tuple[int, ...], ...]:
+    if sets.continuations:
+        return tuple(tokens[:sequence_tokens] for tokens in sets.continuations)
+    with base() as handle:
+        return base_continuations(handle, sets.harmless, sequence_tokens or DEFAULT_SEQUENCE_TOKENS)

@@ -1,0 +1,137 @@
+"""``report.html``: one file that opens by double click and asks nothing of the network, and ``map.png`` beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from sombrero.errors import RunError
+from sombrero.reports.layers_section import layers_section
+from sombrero.reports.map_section import map_section
+from sombrero.reports.origin_section import origin_section
+from sombrero.reports.proof_section import proof_section
+from sombrero.reports.run_files import RunFiles, read_run
+from sombrero.reports.samples_section import samples_section
+from sombrero.reports.static_map import draw_map
+from sombrero.reports.trials_section import trials_section
+from sombrero.reports.verdict import verdict
+from sombrero.reports.wording import script_json, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+REPORT, STATIC_MAP = "report.html", "map.png"
+
+SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ...] = (
+    ("verdict", "What the edit did", verdict),
+    ("map", "The map of refusal", map_section),
+    ("layers", "Layer by layer", layers_section),
+    ("trials", "The search", trials_section),
+    ("samples", "Before and after", samples_section),
+    ("proof", "Live equals baked", proof_section),
+    ("origin", "How this was made", origin_section),
+)
+"""Name (of the template and the anchor), heading, and the function that gives the template its values."""
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` of the run folder ``run``, and ``map.png`` once it has a map. Returns the page's path.
+
+    Reads files alone. Of a run that is still going it shows the sections whose files exist, and says what is missing;
+    the same files give the same bytes. Raises RunError when there is no run, a record is missing or damaged, or nothing
+    can be written.
+    """
+    files = read_run(run)
+    page = render(files)
+    _write(run / REPORT, page.encode())
+    if files.refusal_map is not None and files.single is not None:
+        _write(run / STATIC_MAP, draw_map(files.refusal_map, files.single, model_name(files)))
+    return run / REPORT
+
+
+def render(run: RunFiles) -> str:
+    """The page as text."""
+    views = {name: view(run) for name, _, view in SECTIONS}
+    charts = {name: view["figure"] for name, view in views.items() if view and "figure" in view}
+    drawn = views["map"] if views["map"] and not views["map"]["too_large"] else None
+    explorer = None if drawn is None else {key: drawn[key] for key in ("states", "start", "colours", "n_columns")}
+    scripts = [_asset("report.js")]
+    if charts:
+        from plotly.offline import get_plotlyjs
+
+        scripts.insert(0, get_plotlyjs().replace("\r\n", "\n"))
+    return _environment().get_template("page.html.j2").render(
+        model=model_name(run),
+        revision=run.manifest["config"].get("model", {}).get("revision"),
+        created=run.manifest.get("created"),
+        seed=run.manifest.get("seed"),
+        goal=run.manifest["config"].get("search", {}).get("goal"),
+        sections=[(name, title, views[name]) for name, title, _ in SECTIONS],
+        progress=progress(run),
+        keeps_responses=bool(run.manifest.get("keeps_responses")),
+        style=Markup(_asset("report.css")),
+        scripts=[Markup(script) for script in scripts],
+        policy=" ".join(f"'{_hash(script)}'" for script in scripts),
+        data=script_json({"charts": charts, "map": explorer}),
+    )
+
+
+def model_name(run: RunFiles) -> str:
+    """What the model is called: a hub id, or the last part of a folder, whose other parts are nobody's business."""
+    source = str(run.manifest["config"].get("model", {}).get("source", "embedded"))
+    if source == "embedded":
+        return "the embedded model"
+    parts = source.replace("\\", "/").rstrip("/").split("/")
+    is_hub_id = len(parts) == 2 and parts[0] not in ("", ".", "..", "~")
+    return source if is_hub_id else parts[-1] or source
+
+
+def progress(run: RunFiles) -> dict[str, Any] | None:
+    """What a run that is not finished still lacks; None when it is complete and its figures belong together."""
+    n_trials = len(run.trials or ())
+    judged = sum((run.summary or {}).get("trials", {}).values()) if run.summary else n_trials
+    if not run.missing and judged == n_trials:
+        return None
+    return {"missing": run.missing, "trials": n_trials, "planned": run.planned_trials, "judged": judged}
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("sombrero.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Every text that a template prints goes through :func:`visible`; autoescape follows."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _asset(name: str) -> str:
+    return resources.files("sombrero.reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """The source of a content security policy that allows this one script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error}; make room, or make the folder writable") from error

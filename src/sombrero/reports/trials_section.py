@@ -1,0 +1,158 @@
+"""Section: the search. Every trial by what it costs and what it does, the front, and the finalists."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sombrero.records import Finalist
+from sombrero.reports.charts import BLUE, GREY, VERMILLION, base_layout, figure_data
+from sombrero.reports.run_files import RunFiles, Trial
+from sombrero.reports.verdict import share_cell
+from sombrero.reports.wording import (
+    NOTHING,
+    clipped,
+    directions_name,
+    finite,
+    number,
+    percent,
+    profiles_name,
+    source_state,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+MOST_POINTS = 1000
+MOST_ROWS = 200
+LEAST_KL = 1e-4
+"""Where the logarithmic axis begins: what diverges less is drawn there, and its true value told on hover."""
+
+
+def trials_section(run: RunFiles) -> dict[str, Any] | None:
+    """The scatter chart, the trials as a table, and the finalists' figures on the reporting prompts."""
+    if run.trials is None:
+        return None
+    front = pareto_front(run.trials)
+    chosen = None if run.effect is None else run.effect.chosen
+    kept = thinned(run.trials, {trial.number for trial in front} | {chosen})
+    states = ("generated", "screened", "failed")
+    failures = [trial for trial in run.trials if trial.state == "failed"]
+    return {
+        "total": len(run.trials),
+        "planned": run.planned_trials,
+        "counts": {state: sum(trial.state == state for trial in run.trials) for state in states},
+        "shown": len(kept),
+        "figure": figure_data(trial_figure(kept, front, chosen)),
+        "rows": [trial_row(trial, front, chosen) for trial in kept[:MOST_ROWS]],
+        "left_out": len(run.trials) - len(kept[:MOST_ROWS]),
+        "failures": [(trial.number, clipped(trial.error or "", 300)) for trial in failures[:5]],
+        "finalists": [finalist_row(f, chosen) for f in run.effect.finalists] if run.effect is not None else [],
+    }
+
+
+def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Generated trials that no other generated one beats on refusals and KL together, by rising KL."""
+    front: list[Trial] = []
+    scored = [(t.kl, t.rate, t.number, t) for t in trials if t.state == "generated" and t.kl is not None]
+    for _, rate, _, trial in sorted(scored, key=lambda item: (item[0], item[1], item[2])):
+        if rate is not None and (not front or rate < (front[-1].rate or 0.0)):
+            front.append(trial)
+    return tuple(front)
+
+
+def thinned(trials: Sequence[Trial], always: set[int | None]) -> list[Trial]:
+    """At most about ``MOST_POINTS`` trials, in order: evenly spaced ones, and those that must be there."""
+    step = -(-len(trials) // MOST_POINTS)
+    return [trial for place, trial in enumerate(trials) if place % max(1, step) == 0 or trial.number in always]
+
+
+def trial_figure(trials: Sequence[Trial], front: Sequence[Trial], chosen: int | None) -> Figure:
+    """First-token KL against refusal rate, on the search prompts."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(layout=base_layout(460))
+    figure.update_layout(hovermode="closest", margin={"t": 64})
+    figure.update_xaxes(title="first-token KL on harmless prompts (nats, log scale)", type="log", dtick="D2")
+    figure.update_yaxes(title="refusals on harmful prompts", tickformat=".0%", range=[-0.04, 1.06])
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        axis.update(zeroline=False, title={"font": {"size": 13}})
+    groups: tuple[tuple[str, list[Trial], dict[str, Any]], ...] = (
+        (
+            "screened (refusals predicted)",
+            [t for t in trials if t.state == "screened"],
+            {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": GREY}},
+        ),
+        ("generated", [t for t in trials if t.state == "generated"], {"symbol": "circle", "size": 9, "color": BLUE}),
+    )
+    for name, group, marker in groups:
+        figure.add_scatter(name=name, mode="markers", marker=marker, **_points(group))
+    line = {"color": VERMILLION, "width": 2, "shape": "hv"}
+    figure.add_scatter(name="Pareto front", mode="lines", line=line, **(_points(front) | {"hoverinfo": "skip"}))
+    picked = [trial for trial in trials if trial.number == chosen]
+    ring = {"symbol": "circle-open", "size": 20, "color": VERMILLION, "line": {"width": 3}}
+    if picked:
+        figure.add_scatter(name="picked", mode="markers", marker=ring, **(_points(picked) | {"hoverinfo": "skip"}))
+    return figure
+
+
+def trial_row(trial: Trial, front: Sequence[Trial], chosen: int | None) -> dict[str, Any]:
+    """One trial as text."""
+    marks = [mark for mark, holds in (("picked", trial.number == chosen), ("front", trial in front)) if holds]
+    return {
+        "number": trial.number,
+        "state": ", ".join([trial.state, *marks]),
+        "refusals": _refusals(trial),
+        "kl": number(trial.kl),
+        "edit": _edit(trial),
+    }
+
+
+def finalist_row(finalist: Finalist, chosen: int | None) -> dict[str, Any]:
+    """A finalist's edit and its figures on the reporting prompts."""
+    parameters, measurement = finalist.parameters, finalist.measurement
+    return {
+        "number": finalist.number,
+        "chosen": finalist.number == chosen,
+        "rule": parameters.rule,
+        "directions": f"{directions_name(parameters)} of {source_state(parameters)}",
+        "strengths": profiles_name(parameters),
+        "refusals": share_cell(measurement.refusals),
+        "false_refusals": share_cell(measurement.false_refusals),
+        "harmless_refusals": share_cell(measurement.harmless_refusals),
+        "first_token": number(measurement.kl.first_token),
+        "sequence": number(measurement.kl.sequence),
+        "perplexity": number(measurement.coherence.perplexity),
+    }
+
+
+def _points(trials: Sequence[Trial]) -> dict[str, Any]:
+    return {
+        "x": [None if t.kl is None else finite(max(t.kl, LEAST_KL)) for t in trials],
+        "y": [finite(t.rate) for t in trials],
+        "hovertext": [_hover(t) for t in trials],
+        "hoverinfo": "text",
+    }
+
+
+def _hover(trial: Trial) -> str:
+    """plotly reads a few tags in hover texts: all that comes from the file is escaped."""
+    lines = [f"trial {trial.number}, {trial.state}", f"{_refusals(trial)}, KL {number(trial.kl)}", *_edit(trial).split("; ")]
+    return "<br>".join(html.escape(visible(clipped(line, 200))) for line in lines)
+
+
+def _refusals(trial: Trial) -> str:
+    if trial.rate is None:
+        return NOTHING
+    measured = trial.refusals is not None
+    found = trial.refusals if measured else trial.predicted_refusals
+    return f"{found}/{trial.n} refusals ({percent(trial.rate)}{'' if measured else ', predicted'})"
+
+
+def _edit(trial: Trial) -> str:
+    parameters = trial.parameters
+    guard = f" (α {number(parameters.alpha)}, β {number(parameters.beta)})" if parameters.rule == "guarded" else ""
+    directions = f"{directions_name(parameters)} of {source_state(parameters)}"
+    return f"rule {parameters.rule}{guard}; {directions}; {profiles_name(parameters)}"

@@ -1,0 +1,88 @@
+"""Section: what the edit did, in one sentence and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sombrero.records import Measurement, Proportion
+from sombrero.reports.run_files import RunFiles
+from sombrero.reports.wording import NOTHING, count, number, percent
+
+SHARES: tuple[tuple[str, str], ...] = (
+    ("refusals", "Refusals on harmful prompts"),
+    ("false_refusals", "False refusals on borderline-safe prompts"),
+    ("harmless_refusals", "Refusals on plain harmless prompts"),
+)
+_Reader = Callable[[Measurement], float]
+DIVERGENCES: tuple[tuple[str, _Reader], ...] = (
+    ("KL from the base, first token (nats)", lambda m: m.kl.first_token),
+    ("KL from the base, per token of an answer (nats)", lambda m: m.kl.sequence),
+)
+COHERENCE: tuple[tuple[str, _Reader], ...] = (
+    ("Perplexity of harmless answers, under the base", lambda m: m.coherence.perplexity),
+    ("Repeated 4-grams in harmless answers (mean share)", lambda m: m.coherence.repetition),
+    ("Empty harmless answers", lambda m: m.coherence.empty),
+    ("Degenerate harmless answers", lambda m: m.coherence.degenerate),
+)
+
+
+def verdict(run: RunFiles) -> dict[str, Any] | None:
+    """The sentence and, once the reporting prompts were asked, the figures of base, edited and baked."""
+    if run.effect is None:
+        return None if run.baseline is None else {"sentence": _first_sentence(run.baseline.refusals), "figures": None}
+    models = measured_models(run)
+    return {"sentence": sentence(models), "figures": figures_table(models)}
+
+
+def measured_models(run: RunFiles) -> dict[str, Measurement]:
+    """The models that were measured on the reporting prompts, by the name of their column."""
+    models: dict[str, Measurement] = {}
+    if run.effect is not None and run.chosen is not None:
+        models = {"Base": run.effect.base, "Edited, live": run.chosen.measurement}
+    if run.verification is not None:
+        models["Baked"] = run.verification.measurement
+    return models
+
+
+def sentence(models: dict[str, Measurement]) -> str:
+    """Base against the best proven model: the baked one, else the live edit."""
+    name, edited = list(models.items())[-1]
+    subject = "the edited and baked model" if name == "Baked" else "the edited model (live, not baked yet)"
+    return (
+        f"The base model refuses {count(models['Base'].refusals)} of the harmful reporting prompts; {subject} refuses "
+        f"{count(edited.refusals)}, at a first-token KL of {number(edited.kl.first_token)} nats on harmless prompts."
+    )
+
+
+def figures_table(models: dict[str, Measurement]) -> dict[str, Any]:
+    """Rows of shares with their intervals, and rows of plain numbers."""
+    shares = [(label, [share_cell(getattr(m, key)) for m in models.values()]) for key, label in SHARES]
+    numbers = [
+        # the base does not diverge from itself: a zero there would read like a measurement
+        (label, [NOTHING if name == "Base" else number(read(m)) for name, m in models.items()])
+        for label, read in DIVERGENCES
+    ]
+    numbers += [(label, [number(read(m)) for m in models.values()]) for label, read in COHERENCE]
+    return {"columns": list(models), "shares": shares, "numbers": numbers}
+
+
+def share_cell(value: Proportion) -> dict[str, Any]:
+    """A proportion in words, and in percent for the bar that shows its interval."""
+    if value.n == 0:
+        return {"count": "0/0", "percent": "none asked", "interval": "", "low": 0, "high": 0, "rate": 0}
+    return {
+        "count": f"{value.count}/{value.n}",
+        "percent": percent(value.rate),
+        "interval": f"{100 * value.low:.1f}–{100 * value.high:.1f}%",
+        "low": round(100 * value.low, 2),
+        "high": round(100 * value.high, 2),
+        "rate": round(100 * value.rate, 2),
+    }
+
+
+def _first_sentence(refusals: Proportion) -> str:
+    return (
+        f"The base model refuses {count(refusals)} of the harmful search prompts. "
+        "No edit has been measured on the reporting prompts yet."
+    )
