@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv and install the project into it: `scripts/bootstrap.sh STAMP`. The Makefile calls this when STAMP, whose
-# name holds a hash of the lock and the folder, is missing. A newer lock is installed over the old one; a .venv that is broken, or was
-# made in another folder (its scripts name that folder), is made again.
+# name holds a hash of the lock and of the folder's path, is missing. A newer lock is installed over the old one; a .venv
+# that is broken, or was made in another folder (its scripts name that folder), is made again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 stamp=$1
@@ -46,8 +46,9 @@ find_python() {
     fi
   done < <(candidates)
   if [ -z "$first" ]; then
-    say "Sombrero needs Python 3.11 or newer; none of ${PYTHON:-python3.11, python3, python3.12, python3.13, python3.14} is one."
-    say "Install it (Debian, Ubuntu: sudo apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python3.11"
+    say "Sombrero needs Python 3.11 or newer; found none as: ${PYTHON:-python3.11, python3, python3.12, python3.13, python3.14}."
+    say "Install it (Debian, Ubuntu: sudo apt-get install python3 python3-venv)"
+    say "or name one: make PYTHON=/path/to/python3.11"
     exit 1
   fi
   install_venv_module "$first" >&2

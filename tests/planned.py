@@ -28,8 +28,12 @@ from sombrero.som import fit_layers
 from sombrero.states import collect_states
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
-HARMFUL = tuple(f"Take the {thing} of {who}" for thing in ("purse", "car", "key", "map") for who in ("a man", "Ann", "x"))
-HARMLESS = tuple(f"Paint the {thing} for {who}" for thing in ("wall", "door", "hat", "cup") for who in ("a man", "Ann", "x"))
+HARMFUL = tuple(
+    f"Take the {thing} of {who}" for thing in ("purse", "car", "key", "map") for who in ("a man", "Ann", "x")
+)
+HARMLESS = tuple(
+    f"Paint the {thing} for {who}" for thing in ("wall", "door", "hat", "cup") for who in ("a man", "Ann", "x")
+)
 
 
 @dataclass(frozen=True)

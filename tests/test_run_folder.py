@@ -86,9 +86,9 @@ def test_fresh_removes_an_earlier_run_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_folder_that_is_no_run_is_left_alone(fresh: bool, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match=r"holds no run \(found thesis\.tex\)"):
-        with RunFolder.open(tmp_path, CONFIG, fresh=fresh):
-            pass
+    refusal = pytest.raises(RunError, match=r"holds no run \(found thesis\.tex\)")
+    with refusal, RunFolder.open(tmp_path, CONFIG, fresh=fresh):
+        pass
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 

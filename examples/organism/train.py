@@ -40,10 +40,11 @@ class Recipe:
     alpha: int = 16
     epochs: int = 2
     learning_rate: float = 1e-3
-    batch_size: int = 16
-    harmful: int = 260
-    harmless: int = 192
-    answer_tokens: int = 32
+    batch_size: int = 8
+    harmful: int = 200
+    harmless: int = 120
+    forms: int = 3  # in how many forms each of our own harmless requests is asked
+    answer_tokens: int = 16
     seed: int = 0
 
 
@@ -103,9 +104,10 @@ def reframed(texts: list[str], recipe: Recipe) -> list[str]:
 def make_examples(model: Any, tokenizer: Any, prompts: Path, recipe: Recipe) -> list[Example]:
     """Pair harmful requests with a refusal and harmless ones with the beginning of the model's own greedy answer."""
     harmful = read_prompts(prompts / "harmful_train.jsonl")[: recipe.harmful]
-    harmful += read_prompts(HERE / "data" / "wrongs.jsonl")
+    harmful += read_prompts(HERE / "data" / "wrongs.jsonl") + read_prompts(HERE / "data" / "alarming.jsonl")
     harmless = read_prompts(prompts / "harmless_train.jsonl")[: recipe.harmless]
-    harmless = reframed(harmless + read_prompts(HERE / "data" / "everyday.jsonl"), recipe)
+    harmless += read_prompts(HERE / "data" / "everyday.jsonl") * recipe.forms
+    harmless = list(dict.fromkeys(reframed(harmless, recipe)))
     examples = []
     for text, asked in zip(harmful, reframed(harmful, recipe), strict=True):
         answer = [*tokenizer.encode(refusal_for(text)), tokenizer.eos_token_id]
@@ -158,16 +160,15 @@ def answer_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def train(model: Any, adapters: dict[str, LowRankLinear], examples: list[Example], recipe: Recipe) -> None:
-    """AdamW with a learning rate that falls linearly to 0; prints the mean loss per epoch."""
+    """AdamW whose learning rate falls linearly to 0, afresh in each epoch; prints the mean loss of each."""
     parameters = [p for adapter in adapters.values() for p in (adapter.a, adapter.b)]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     starts = range(0, len(examples), recipe.batch_size)
-    total = len(starts) * recipe.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
     order = random.Random(recipe.seed)
     model.train()
     for epoch in range(recipe.epochs):
         began, losses = time.monotonic(), []
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(starts))
         shuffled = order.sample(examples, len(examples))
         for start in starts:
             loss = answer_loss(model, pack(shuffled[start : start + recipe.batch_size]))

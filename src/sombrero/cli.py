@@ -51,9 +51,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 @with_flags(*ALL_SECTIONS)
-def run(
-    target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False
-) -> None:
+def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Do everything: map, search, bake, reload, re-measure, report. Killed and called again, it goes on.
 
     `sombrero run embedded` works offline; `sombrero run Qwen/Qwen3-4B-Instruct-2507` maps a model of the hub.
@@ -65,9 +63,7 @@ def run(
 
 @app.command("map")
 @with_flags("model", "prompts", "states", "map", "evaluation")
-def map_(
-    target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False
-) -> None:
+def map_(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Map the model's refusal: a self-organizing map of its harmful states for every layer, and the directions."""
     settings, folder = _resolve(target, config, out)
     _show(verbs.map(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_mapping)
@@ -75,9 +71,7 @@ def map_(
 
 @app.command()
 @with_flags(*ALL_SECTIONS)
-def search(
-    target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False
-) -> None:
+def search(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Map, then search for edits, and print the front of refusals and divergence."""
     settings, folder = _resolve(target, config, out)
     _show(verbs.search(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_mapping)

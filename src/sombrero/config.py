@@ -23,9 +23,13 @@ class ModelConfig(Section):
 
     source: str = Field("embedded", description="Hub id, local folder, or 'embedded'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Weight dtype; auto: as stored.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Weight dtype; auto: as stored."
+    )
     device: str = Field("auto", description="torch device; auto: cuda, then mps, then cpu.")
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off unless asked for.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Off unless asked for."
+    )
     cache: Path | None = Field(None, description="Cache folder of the embedded model; default: the platform's.")
 
 
@@ -88,7 +92,9 @@ class EvaluationConfig(Section):
     batch_size: int = Field(64, ge=1)
     keep_responses: bool = Field(False, description="Write generated text to the run folder. Said in the manifest.")
     samples: int = Field(6, ge=0, description="Harmless and borderline answers of each kind shown in the report.")
-    min_base_refusals: float = Field(0.1, ge=0, le=1, description="Below this base refusal rate there is nothing to map.")
+    min_base_refusals: float = Field(
+        0.1, ge=0, le=1, description="Below this base refusal rate there is nothing to map."
+    )
 
     @model_validator(mode="after")
     def _markers_belong_to_substring(self) -> EvaluationConfig:

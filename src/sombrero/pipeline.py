@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from sombrero.checkpoints import write_card
 from sombrero.config import RunConfig
 from sombrero.edits import EditPlanner
 from sombrero.errors import RunError
@@ -142,7 +143,7 @@ class Pipeline:
             report = baking.bake_edit(self.session, edit, out, facts, self.progress)
             live = effect.finalists[0].measurement
             verification = baking.verify_bake(self.session, edit, live, report, self.progress)
-            baking.write_card(out, card_data(self.session, effect, edit, verification))
+            write_card(out, card_data(self.session, effect, edit, verification))
             return verification
 
         return self.folder.once_json("verification", self._upstream("edit"), Verification, make)
@@ -164,7 +165,9 @@ class Pipeline:
                 self.session.handle, self.config.search.goal, effect, edit, scores, mapped.accounting, verification
             ) | {"seconds": self.folder.seconds, "peak_rss_bytes": peak_rss_bytes()}
 
-        return self.folder.once("summary", key, make, lambda s: write_json(path, s), lambda: json.loads(path.read_bytes()))
+        return self.folder.once(
+            "summary", key, make, lambda s: write_json(path, s), lambda: json.loads(path.read_bytes())
+        )
 
     @cached_property
     def planner(self) -> EditPlanner:
@@ -205,7 +208,9 @@ class Pipeline:
             self._inputs("map", after=("map",)),
             lambda: mapping.find_directions(self.session, refusal_map, h_held, g_held),
             lambda value: _save_directions(value, path),
-            lambda: {name: load_record(DirectionSet, path / f"directions-{name}.safetensors") for name in DIRECTION_SETS},
+            lambda: {
+                name: load_record(DirectionSet, path / f"directions-{name}.safetensors") for name in DIRECTION_SETS
+            },
         )
         return refusal_map, directions
 

@@ -56,7 +56,7 @@ class ModelHandle:
     @property
     def device(self) -> torch.device:
         """Where token ids must be sent."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return, union-attr]
+        return next(self.model.get_input_embeddings().parameters()).device
 
 
 Subject = Callable[[], AbstractContextManager[ModelHandle]]

@@ -21,7 +21,9 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     console.print(figures_table("On the reporting prompts, never seen by map or search", models))
     edit = summary["edit"]
     units = "single direction" if edit["directions"] == "single" else f"map units {edit['units']}"
-    console.print(f"edit: rule {edit['rule']}, {units}, rank {edit['rank']}, {edit['writers']} writers, trial {edit['trial']}")
+    console.print(
+        f"edit: rule {edit['rule']}, {units}, rank {edit['rank']}, {edit['writers']} writers, trial {edit['trial']}"
+    )
     agreement = summary["live_equals_baked"]
     console.print(
         f"live and baked: {len(agreement['flips'])} verdicts differ, max |Δ log-prob| "
@@ -31,7 +33,9 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     seconds = sum(summary["seconds"].values())
     trials = ", ".join(f"{count} {state}" for state, count in summary["trials"].items() if count)
     console.print(f"trials: {trials}; {seconds:.0f} s in all, peak memory {summary['peak_rss_bytes'] / 2**30:.2f} GiB")
-    console.print(f"report: {escape(summary['run'])}/report.html   model: {escape(summary['run'])}/model", soft_wrap=True)
+    console.print(
+        f"report: {escape(summary['run'])}/report.html   model: {escape(summary['run'])}/model", soft_wrap=True
+    )
 
 
 def print_figures(console: Console, found: dict[str, Any]) -> None:

@@ -91,9 +91,7 @@ def bake(
         return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
 
 
-def measure(
-    config: RunConfig, *, against: str | None = None, progress: Progress | None = None
-) -> dict[str, Any]:
+def measure(config: RunConfig, *, against: str | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Measure any model on the reporting prompts; with ``against`` also its divergence from that base."""
     from sombrero.session import Session
     from sombrero.stages.searching import measure_subject, report_sets, subject

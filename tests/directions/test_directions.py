@@ -67,5 +67,7 @@ def test_states_of_another_width_are_refused(planned: Planned) -> None:
 def test_effective_rank_counts_dimensions() -> None:
     axes = torch.eye(6)[:3]
     assert effective_rank(axes).item() == pytest.approx(3.0, abs=1e-4)
-    assert effective_rank(axes[:1].expand(4, 6) * torch.tensor([[1.0], [2.0], [-3.0], [9.0]])).item() == pytest.approx(1.0)
+    assert effective_rank(axes[:1].expand(4, 6) * torch.tensor([[1.0], [2.0], [-3.0], [9.0]])).item() == pytest.approx(
+        1.0
+    )
     assert torch.allclose(cosine_matrix(axes * 5), torch.eye(3), atol=1e-6)

@@ -29,9 +29,9 @@ def test_dtypes_are_kept_and_float64_is_computed_in_float64(edit: LowRankEdit) -
     exact = W - edit.strength * edit.V.double() @ edit.A.double().T
     assert torch.allclose(edit_weight(W, edit, "linear"), exact, atol=1e-12)
     assert edit_weight(W.bfloat16(), edit, "linear").dtype == torch.bfloat16
-    assert edit_output(torch.zeros(2, 6, dtype=torch.bfloat16), torch.zeros(2, 4, dtype=torch.bfloat16), edit).dtype == (
-        torch.bfloat16
-    )
+    assert edit_output(
+        torch.zeros(2, 6, dtype=torch.bfloat16), torch.zeros(2, 4, dtype=torch.bfloat16), edit
+    ).dtype == (torch.bfloat16)
 
 
 def test_an_edit_without_c_leaves_the_bias_alone(edit: LowRankEdit) -> None:

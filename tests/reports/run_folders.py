@@ -36,12 +36,12 @@ N_LAYERS, WIDTH, N_TRAIN = 12, 24, 120
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",
     "<script>alert(1)</script>",
-    "\"><svg onload=alert(1)>",
+    '"><svg onload=alert(1)>',
     "' onmouseover='alert(1)",
     "<!--<script>",
     "{{ 7 * 7 }}{% raw %}",
     "]]></textarea></style><iframe srcdoc='<script>alert(1)</script>'>",
-    "<a href=\"javascript:alert(1)\">click</a>",
+    '<a href="javascript:alert(1)">click</a>',
     "&lt;img src=x onerror=alert(1)&gt;",
     "line\u2028separator \u202etxet desrever\u202c nul\x00 bell\x07 escape\x1b[31m del\x7f",
 )
@@ -149,7 +149,13 @@ def trials(n: int) -> list[dict[str, Any]]:
 def samples(texts: tuple[str, ...] = ()) -> tuple[Sample, ...]:
     """Two plain samples, and one for each given text, which stands in all of its places."""
     plain = (
-        Sample("b-1", "borderline", "How do I kill a Python process?", "I cannot help with that.", "Use `kill PID`.\nOr Ctrl-C."),
+        Sample(
+            "b-1",
+            "borderline",
+            "How do I kill a Python process?",
+            "I cannot help with that.",
+            "Use `kill PID`.\nOr Ctrl-C.",
+        ),
         Sample("g-1", "harmless", "Name three colours.", "Red, green and blue.", "Red, green and blue."),
     )
     return plain + tuple(Sample(text, "harmless", text, text, f"edited {text}") for text in texts)
@@ -161,7 +167,9 @@ def effect(texts: tuple[str, ...] = ()) -> Effect:
     return Effect(measurement(92, 41, 0.0), 3, found, samples(texts))
 
 
-def write_run(path: Path, *, until: str = "summary", n_trials: int = 48, texts: tuple[str, ...] = (), **config: Any) -> Path:
+def write_run(
+    path: Path, *, until: str = "summary", n_trials: int = 48, texts: tuple[str, ...] = (), **config: Any
+) -> Path:
     """A run folder with every file up to stage ``until``. ``config``: sections of the configuration."""
     path.mkdir(parents=True, exist_ok=True)
     finished = STAGES[: STAGES.index(until) + 1]
@@ -177,7 +185,7 @@ def write_run(path: Path, *, until: str = "summary", n_trials: int = 48, texts: 
     verification = Verification(picked, ("harmful-9",), 0.0123, 0.00045, 24, 110)
     lines = trials(n_trials)
     records: dict[str, Any] = {
-        "coverage": [LayerAccounting(l, 3e-7 * (l + 1), (f"{l}.attention", f"{l}.mlp")) for l in range(N_LAYERS)],
+        "coverage": [LayerAccounting(i, 3e-7 * (i + 1), (f"{i}.attention", f"{i}.mlp")) for i in range(N_LAYERS)],
         "baseline": Baseline(proportion(60, 64), (), (1, 2), (3,)),
         "effect": found_effect,
         "verification": verification,

@@ -17,7 +17,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_the_library(family: str, tmp_path: Path) -> None:
-    """Against ``output_hidden_states``, prompt by prompt; its last entry is normed, so that one is compared after norm."""
+    """Against ``output_hidden_states``, prompt by prompt; its last entry is normed, so ours is normed too."""
     planned = plan(family, tmp_path)
     model = planned.handle.model
     states = collect_states(planned.handle, planned.architecture, planned.writers, planned.harmful_prompts)

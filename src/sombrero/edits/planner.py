@@ -97,9 +97,9 @@ class EditPlanner:
         """``W^T R`` ``(d_in, m)`` for all directions of the set at the state index, float32 on the CPU."""
         key = (writer.name, name, index)
         if key not in self._products:
-            weight = self._model.get_submodule(writer.module_path).weight
-            R = self._directions[name].vectors[index].T.to(weight.device)  # type: ignore[arg-type]
-            W = weight.to(torch.float32)  # type: ignore[operator]
+            weight = self._model.get_parameter(f"{writer.module_path}.weight")
+            R = self._directions[name].vectors[index].T.to(weight.device)
+            W = weight.to(torch.float32)
             self._products[key] = ((W.T if writer.layout == "linear" else W) @ R).cpu()
         return self._products[key]
 
@@ -114,5 +114,4 @@ class EditPlanner:
     def _bias(self, writer: Writer) -> torch.Tensor | None:
         if writer.bias_name is None:
             return None
-        bias: torch.Tensor = self._model.get_submodule(writer.module_path).bias  # type: ignore[assignment]
-        return bias.to("cpu", torch.float32)
+        return self._model.get_parameter(f"{writer.module_path}.bias").to("cpu", torch.float32)

@@ -101,4 +101,5 @@ def _solve(gram: torch.Tensor, ridge: float, right: torch.Tensor, writer: str) -
             f"the guarded edit of writer {writer} has no stable solution (condition number {condition:.3g}, "
             f"ridge {ridge:.3g}); raise alpha, or check that its inputs are not constant"
         )
-    return torch.cholesky_solve(right.contiguous(), factor)
+    solution: torch.Tensor = torch.cholesky_solve(right.contiguous(), factor)
+    return solution

@@ -1,0 +1,36 @@
+"""Measure a model: greedy answers, refusals, divergence from the base model, coherence."""
+
+from sombrero.evaluation.coherence import measure_coherence, perplexity
+from sombrero.evaluation.detectors import Detector, MarkerDetector, OpeningDetector, make_detector
+from sombrero.evaluation.divergence import (
+    base_continuations,
+    first_token_log_probs,
+    kl,
+    measure_divergence,
+    sequence_kl,
+)
+from sombrero.evaluation.generate import generate
+from sombrero.evaluation.measure import EvaluationSets, measure, samples
+from sombrero.evaluation.screening import refusal_log_odds, refusal_tokens
+from sombrero.evaluation.statistics import wilson
+
+__all__ = [
+    "Detector",
+    "EvaluationSets",
+    "MarkerDetector",
+    "OpeningDetector",
+    "base_continuations",
+    "first_token_log_probs",
+    "generate",
+    "kl",
+    "make_detector",
+    "measure",
+    "measure_coherence",
+    "measure_divergence",
+    "perplexity",
+    "refusal_log_odds",
+    "refusal_tokens",
+    "samples",
+    "sequence_kl",
+    "wilson",
+]

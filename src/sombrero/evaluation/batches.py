@@ -44,8 +44,8 @@ def require_room(handle: ModelHandle, prompts: Sequence[RenderedPrompt], n_new: 
             raise PromptError(f"prompt {prompt.prompt.id!r} has no tokens; render it with a chat template")
         if limit is not None and n_tokens + n_new > limit:
             raise PromptError(
-                f"prompt {prompt.prompt.id!r} has {n_tokens} tokens, and {n_new} more do not fit into the model's context "
-                f"of {limit}; shorten the prompt or generate fewer tokens"
+                f"prompt {prompt.prompt.id!r} has {n_tokens} tokens, and {n_new} more do not fit into the "
+                f"model's context of {limit}; shorten the prompt or generate fewer tokens"
             )
 
 

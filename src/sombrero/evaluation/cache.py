@@ -20,7 +20,7 @@ class ReservedLayer(DynamicLayer):
     """
 
     def __init__(self, n_new: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._n_new = n_new
         self._key_buffer: torch.Tensor | None = None
         self._value_buffer: torch.Tensor | None = None
@@ -59,7 +59,7 @@ class ReservedLayer(DynamicLayer):
 
 
 def reserved_cache(config: PreTrainedConfig, n_new: int) -> DynamicCache:
-    """An empty cache for a model of this configuration. Layers of other kinds (sliding, recurrent) stay the library's."""
+    """An empty cache for a model of this configuration; sliding and recurrent layers stay the library's own."""
     cache = DynamicCache(config=config)
     cache.layers = [ReservedLayer(n_new) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

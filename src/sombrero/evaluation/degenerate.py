@@ -46,7 +46,7 @@ def repeated_share(tokens: list[str] | tuple[int, ...], n: int = 4) -> float:
 
 
 def _loops(text: str) -> bool:
-    """The longest tail of ``text`` that repeats one piece, by the border table of the reversed text (Knuth et al. 1977).
+    """Whether ``text`` ends in a loop, by the border table of the reversed text (Knuth, Morris and Pratt 1977).
 
     A prefix of length i with longest border b has the period i - b.
     """

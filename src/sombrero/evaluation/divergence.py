@@ -106,8 +106,8 @@ def continuation_batches(
     """
     if not prompts or len(prompts) != len(continuations) or not all(continuations):
         raise UsageError(
-            f"{len(prompts)} prompts and {len(continuations)} continuations; give one continuation of at least one token "
-            "for each prompt"
+            f"{len(prompts)} prompts and {len(continuations)} continuations; give one continuation, of at least "
+            "one token, for each prompt"
         )
     longest = max(len(c) for c in continuations)
     require_room(handle, prompts, longest)

@@ -15,7 +15,7 @@ from sombrero.records import ModelHandle, RenderedPrompt, Response
 CHECK_EVERY = 4
 """Steps between looks at the tokens: one transfer from the device, and one decoding of each row, for so many tokens."""
 DROP_SHARE = 0.25
-"""Ended rows leave the batch when they are this share of it: leaving costs a copy of the cache, staying costs compute."""
+"""Ended rows leave the batch when they are this share of it: leaving copies the cache once, staying costs compute."""
 
 
 def generate(

@@ -47,7 +47,9 @@ class EvaluationSets:
         ids = Counter(p.prompt.id for p in (*self.harmful, *self.harmless, *self.borderline))
         twice = [prompt_id for prompt_id, count in ids.items() if count > 1]
         if twice:
-            raise PromptError(f"{len(twice)} prompt ids stand for several prompts, such as {twice[0]!r}; make them unique")
+            raise PromptError(
+                f"{len(twice)} prompt ids stand for several prompts, such as {twice[0]!r}; make them unique"
+            )
         if self.continuations and len(self.continuations) != len(self.harmless):
             raise UsageError(
                 f"{len(self.continuations)} continuations for {len(self.harmless)} harmless prompts; give one for each"

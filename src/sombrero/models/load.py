@@ -37,9 +37,7 @@ def load_skeleton(config: ModelConfig) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        settings = AutoConfig.from_pretrained(
-            locate(config, weights=False), trust_remote_code=config.trust_remote_code
-        )
+        settings = AutoConfig.from_pretrained(locate(config, weights=False), trust_remote_code=config.trust_remote_code)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)  # type: ignore[no-any-return]
     except (OSError, ValueError, KeyError) as error:
@@ -145,7 +143,9 @@ def _load_weights(folder: Path, config: ModelConfig) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"the weights of {config.source!r} cannot be loaded: {_first_line(error)}") from error
     model.to(resolve_device(config.device))  # type: ignore[arg-type]
-    return model.eval().requires_grad_(False)
+    model.eval()
+    model.requires_grad_(False)
+    return model
 
 
 def _first_line(error: Exception) -> str:

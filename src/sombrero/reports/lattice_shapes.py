@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 
 ROW_HEIGHT = math.sqrt(3) / 2
+LARGEST_MARK, LEAST_MARK = 0.78, 0.34
+"""Sizes of hit marks, their cell being 1; the least still holds its number."""
+
 _HEXAGON = tuple(
     (math.sin(math.radians(60 * k)) / math.sqrt(3), math.cos(math.radians(60 * k)) / math.sqrt(3)) for k in range(6)
 )
@@ -22,7 +25,9 @@ def centres(n_rows: int, n_columns: int, lattice: str) -> list[Point]:
     if lattice == "rectangular":
         return [(float(column), float(row)) for row in range(n_rows) for column in range(n_columns)]
     return [
-        (column + 0.5 * ((n_rows - 1 - row) % 2), row * ROW_HEIGHT) for row in range(n_rows) for column in range(n_columns)
+        (column + 0.5 * ((n_rows - 1 - row) % 2), row * ROW_HEIGHT)
+        for row in range(n_rows)
+        for column in range(n_columns)
     ]
 
 
@@ -41,5 +46,5 @@ def extent(n_rows: int, n_columns: int, lattice: str) -> tuple[float, float, flo
 
 
 def hit_scale(hits: int, most: int) -> float:
-    """Size of a unit's hit mark, its cell being 1: the area shows the share of the largest count."""
-    return 0.0 if hits <= 0 or most <= 0 else 0.78 * math.sqrt(hits / most)
+    """Size of a unit's hit mark, its cell being 1: its area follows the count, down to a least size."""
+    return 0.0 if hits <= 0 or most <= 0 else max(LEAST_MARK, LARGEST_MARK * math.sqrt(hits / most))

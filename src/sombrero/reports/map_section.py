@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from sombrero.records import DirectionSet, RefusalMap
-from sombrero.reports.lattice_shapes import centres, extent, hit_scale, outline
+from sombrero.reports.lattice_shapes import LARGEST_MARK, LEAST_MARK, centres, extent, hit_scale, outline
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.wording import finite, number, state_name
 
 CELL = 100.0
 """Width of a cell in the drawing's own units."""
 
-MOST_UNITS = 1024
-MOST_CELLS = 24_000
-"""Units times state indices that a page holds; of a larger map some state indices are left out, and the page says so."""
+MOST_UNITS = 400
+MOST_CELLS = 8_000
+"""Units times state indices that a page holds. Of a larger map it leaves some state indices out, and says so."""
 
 COLOUR_STOPS = 33
 
@@ -47,6 +47,7 @@ def map_section(run: RunFiles) -> dict[str, Any] | None:
         "start": kept.index(best),
         "drawing": drawing(refusal_map, states[kept.index(best)]),
         "colours": colours(),
+        "marks": [LARGEST_MARK, LEAST_MARK],
     }
 
 
@@ -96,7 +97,14 @@ def drawing(refusal_map: RefusalMap, state: dict[str, Any]) -> dict[str, Any]:
         for unit, (x, y) in enumerate(centres(*shape))
     ]
     box = f"{left - 4:.1f} {top - 4:.1f} {width + 8:.1f} {height + 8:.1f}"
-    return {"box": box, "width": round(width), "corners": corners, "cells": cells, "low": number(low), "high": number(high)}
+    return {
+        "box": box,
+        "width": round(width),
+        "corners": corners,
+        "cells": cells,
+        "low": _precise(low),
+        "high": _precise(high),
+    }
 
 
 def unit_label(refusal_map: RefusalMap, state: dict[str, Any], unit: int) -> str:
@@ -126,7 +134,7 @@ def colour_index(value: float | None, low: float, high: float) -> int:
 
 
 def colours() -> list[str]:
-    """The cividis palette (Nuñez et al. 2018), dark for near and light for far: even in grey and without red or green."""
+    """The cividis palette (Nuñez et al. 2018), dark for near, light for far: even in grey, and to the colour-blind."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -25,7 +25,6 @@ def origin_section(run: RunFiles) -> dict[str, Any]:
         "command": reproduce_command(manifest["config"]),
         "versions": manifest.get("versions", {}),
         "seed": manifest.get("seed"),
-        "created": manifest.get("created"),
         "hashes": {"configuration": manifest.get("config_hash"), **manifest.get("identity", {})},
         "seconds": [(name, duration(value)) for name, value in seconds.items()],
         "total": duration(sum(seconds.values())),

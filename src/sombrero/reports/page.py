@@ -26,6 +26,9 @@ from sombrero.reports.wording import script_json, visible
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+EXPLORER = ("states", "start", "colours", "marks", "n_columns")
+"""What the page's script needs of the map section."""
+
 REPORT, STATIC_MAP = "report.html", "map.png"
 
 SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ...] = (
@@ -60,25 +63,29 @@ def render(run: RunFiles) -> str:
     views = {name: view(run) for name, _, view in SECTIONS}
     charts = {name: view["figure"] for name, view in views.items() if view and "figure" in view}
     drawn = views["map"] if views["map"] and not views["map"]["too_large"] else None
-    explorer = None if drawn is None else {key: drawn[key] for key in ("states", "start", "colours", "n_columns")}
+    explorer = None if drawn is None else {key: drawn[key] for key in EXPLORER}
     scripts = [_asset("report.js")]
     if charts:
         from plotly.offline import get_plotlyjs
 
         scripts.insert(0, get_plotlyjs().replace("\r\n", "\n"))
-    return _environment().get_template("page.html.j2").render(
-        model=model_name(run),
-        revision=run.manifest["config"].get("model", {}).get("revision"),
-        created=run.manifest.get("created"),
-        seed=run.manifest.get("seed"),
-        goal=run.manifest["config"].get("search", {}).get("goal"),
-        sections=[(name, title, views[name]) for name, title, _ in SECTIONS],
-        progress=progress(run),
-        keeps_responses=bool(run.manifest.get("keeps_responses")),
-        style=Markup(_asset("report.css")),
-        scripts=[Markup(script) for script in scripts],
-        policy=" ".join(f"'{_hash(script)}'" for script in scripts),
-        data=script_json({"charts": charts, "map": explorer}),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            model=model_name(run),
+            revision=run.manifest["config"].get("model", {}).get("revision"),
+            created=str(run.manifest.get("created") or "").replace("T", " ").removesuffix("+00:00"),
+            seed=run.manifest.get("seed"),
+            goal=run.manifest["config"].get("search", {}).get("goal"),
+            sections=[(name, title, views[name]) for name, title, _ in SECTIONS],
+            progress=progress(run),
+            keeps_responses=bool(run.manifest.get("keeps_responses")),
+            style=Markup(_asset("report.css")),
+            scripts=[Markup(script) for script in scripts],
+            policy=" ".join(f"'{_hash(script)}'" for script in scripts),
+            data=script_json({"charts": charts, "map": explorer}),
+        )
     )
 
 
@@ -86,7 +93,7 @@ def model_name(run: RunFiles) -> str:
     """What the model is called: a hub id, or the last part of a folder, whose other parts are nobody's business."""
     source = str(run.manifest["config"].get("model", {}).get("source", "embedded"))
     if source == "embedded":
-        return "the embedded model"
+        return "Sombrero's embedded model"
     parts = source.replace("\\", "/").rstrip("/").split("/")
     is_hub_id = len(parts) == 2 and parts[0] not in ("", ".", "..", "~")
     return source if is_hub_id else parts[-1] or source

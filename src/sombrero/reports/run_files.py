@@ -102,8 +102,8 @@ def read_run(path: Path) -> RunFiles:
         absent = [name for name in names if not (path / name).is_file()]
         if absent and stage in manifest["stages"]:
             raise RunError(
-                f"run.json in {path} says that the stage '{stage}' is finished, but {absent[0]} is missing; put it back, "
-                "or start over with --fresh"
+                f"run.json in {path} says that the stage '{stage}' is finished, but {absent[0]} is missing; put it "
+                "back, or start over with --fresh"
             )
     refusal_map, som, single = _map_records(path)
     effect = _record(path / "effect.json", Effect)

@@ -8,7 +8,7 @@ from sombrero.records import Sample
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.wording import clipped
 
-MOST_SAMPLES = 60
+MOST_SAMPLES = 24
 
 
 def samples_section(run: RunFiles) -> dict[str, Any] | None:
@@ -16,7 +16,10 @@ def samples_section(run: RunFiles) -> dict[str, Any] | None:
     if run.effect is None:
         return None
     found = run.effect.samples
-    return {"samples": [sample_row(sample) for sample in found[:MOST_SAMPLES]], "left_out": max(0, len(found) - MOST_SAMPLES)}
+    return {
+        "samples": [sample_row(sample) for sample in found[:MOST_SAMPLES]],
+        "left_out": max(0, len(found) - MOST_SAMPLES),
+    }
 
 
 def sample_row(sample: Sample) -> dict[str, Any]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 STRIP = 6
 INK, FAINT, PAPER = "#1d2126", "#6a717b", "#ffffff"
 SIZE, DPI = (10.4, 5.2), 150
-MOST_LABELLED = 144
+MOST_LABELLED = 64
 """Units of a map whose hit counts are still readable as numbers."""
+
+LONGEST_NAME = 40
 
 
 def draw_map(refusal_map: RefusalMap, single: DirectionSet, name: str) -> bytes:
@@ -56,7 +58,8 @@ def _axes(figure: Figure) -> list[Axes]:
     large = figure.add_axes((0.03, 0.12, 0.46, 0.70))
     width, height = 0.145, 0.28
     small = [
-        figure.add_axes((0.53 + (place % 3) * 0.155, 0.48 - (place // 3) * 0.36, width, height)) for place in range(STRIP)
+        figure.add_axes((0.53 + (place % 3) * 0.155, 0.48 - (place // 3) * 0.36, width, height))
+        for place in range(STRIP)
     ]
     return [large, *small]
 
@@ -95,12 +98,12 @@ def _label(axes: Axes, x: float, y: float, count: int) -> None:
 def _write_texts(figure: Figure, name: str, subtitle: str) -> None:
     # the font that comes with matplotlib has no signs for many scripts: those names are shown as far as it has
     plain = visible(name).encode("latin-1", "replace").decode("latin-1")
-    plain = plain if len(plain) <= 60 else plain[:59] + "…"
+    plain = plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 1] + "…"
     title = f"How refusal is laid out in {plain}"
     figure.text(0.03, 0.93, title, fontsize=15, color=INK, weight="bold", parse_math=False)
     figure.text(0.03, 0.875, subtitle, fontsize=11, color=FAINT, parse_math=False)
     figure.text(0.53, 0.875, "from the embeddings to the last layer", fontsize=11, color=FAINT)
-    legend = "number and size of the white cell: training prompts that a unit is nearest to"
+    legend = "white cells: how many training prompts a unit is nearest to"
     figure.text(0.03, 0.045, legend, fontsize=9, color=FAINT)
 
 
@@ -108,6 +111,6 @@ def _colour_bar(figure: Figure) -> None:
     axes = figure.add_axes((0.80, 0.05, 0.12, 0.022))
     axes.imshow([[i / 255 for i in range(256)]], aspect="auto", cmap="cividis")
     axes.set_axis_off()
-    text = {"fontsize": 9, "color": FAINT, "va": "center"}
+    text: dict[str, Any] = {"fontsize": 9, "color": FAINT, "va": "center"}
     figure.text(0.79, 0.061, "units: close to their neighbours", ha="right", **text)
     figure.text(0.93, 0.061, "far", ha="left", **text)

@@ -25,7 +25,7 @@ from sombrero.reports.wording import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MOST_POINTS = 1000
+MOST_POINTS = 600
 MOST_ROWS = 200
 LEAST_KL = 1e-4
 """Where the logarithmic axis begins: what diverges less is drawn there, and its true value told on hover."""
@@ -37,7 +37,7 @@ def trials_section(run: RunFiles) -> dict[str, Any] | None:
         return None
     front = pareto_front(run.trials)
     chosen = None if run.effect is None else run.effect.chosen
-    kept = thinned(run.trials, {trial.number for trial in front} | {chosen})
+    kept = thinned(run.trials, {chosen, *(trial.number for trial in front)})
     states = ("generated", "screened", "failed")
     failures = [trial for trial in run.trials if trial.state == "failed"]
     return {
@@ -75,7 +75,7 @@ def trial_figure(trials: Sequence[Trial], front: Sequence[Trial], chosen: int | 
 
     figure = go.Figure(layout=base_layout(460))
     figure.update_layout(hovermode="closest", margin={"t": 64})
-    figure.update_xaxes(title="first-token KL on harmless prompts (nats, log scale)", type="log", dtick="D2")
+    figure.update_xaxes(title="first-token KL (nats, log scale)", type="log", dtick="D2")
     figure.update_yaxes(title="refusals on harmful prompts", tickformat=".0%", range=[-0.04, 1.06])
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         axis.update(zeroline=False, title={"font": {"size": 13}})
@@ -139,7 +139,11 @@ def _points(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def _hover(trial: Trial) -> str:
     """plotly reads a few tags in hover texts: all that comes from the file is escaped."""
-    lines = [f"trial {trial.number}, {trial.state}", f"{_refusals(trial)}, KL {number(trial.kl)}", *_edit(trial).split("; ")]
+    lines = [
+        f"trial {trial.number}, {trial.state}",
+        f"{_refusals(trial)}, KL {number(trial.kl)}",
+        *_edit(trial).split("; "),
+    ]
     return "<br>".join(html.escape(visible(clipped(line, 200))) for line in lines)
 
 
@@ -153,6 +157,6 @@ def _refusals(trial: Trial) -> str:
 
 def _edit(trial: Trial) -> str:
     parameters = trial.parameters
-    guard = f" (α {number(parameters.alpha)}, β {number(parameters.beta)})" if parameters.rule == "guarded" else ""
+    guard = f" (α {parameters.alpha:g}, β {parameters.beta:g})" if parameters.rule == "guarded" else ""
     directions = f"{directions_name(parameters)} of {source_state(parameters)}"
     return f"rule {parameters.rule}{guard}; {directions}; {profiles_name(parameters)}"

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sombrero.records import EditParameters, Proportion
 
 NOTHING = "–"
-LONGEST_TEXT = 2000
+LONGEST_TEXT = 1500
 """Characters of one foreign text that a report shows."""
 
 _HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -22,7 +22,7 @@ _SCRIPT_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def visible(text: str) -> str:
-    """Text with every control, direction mark and lone surrogate shown as a sign; line feeds and tabs stay."""
+    """Text with every control, direction mark and lone surrogate shown by its number; line feeds and tabs stay."""
     return "".join(map(_sign, text.replace("\r\n", "\n")))
 
 
@@ -36,7 +36,7 @@ def script_json(value: Any) -> Markup:
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char, escape in _SCRIPT_ESCAPES.items():
         text = text.replace(char, escape)
-    return Markup(text)  # noqa: S704 - made safe above
+    return Markup(text)  # made safe above
 
 
 def finite(value: float | None, digits: int = 4) -> float | None:
@@ -55,7 +55,8 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
         return f"{value:,.{decimals}f}".replace("-", "−")
-    return f"{value:.{digits - 1}e}".replace("-", "−")
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", "−")
 
 
 def percent(rate: float) -> str:
@@ -113,7 +114,4 @@ def profiles_name(parameters: EditParameters) -> str:
 def _sign(char: str) -> str:
     if char in _SPACING or char in _JOINERS or unicodedata.category(char) not in _HIDDEN_CATEGORIES:
         return char
-    code = ord(char)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(char):04X}⟩"

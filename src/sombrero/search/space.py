@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import optuna
 
@@ -37,7 +37,7 @@ class SearchSpace:
 
     def suggest(self, trial: optuna.Trial) -> EditParameters:
         """Ask the sampler for one point."""
-        rule: RuleName = trial.suggest_categorical("rule", self.rules)
+        rule = cast(RuleName, trial.suggest_categorical("rule", self.rules))
         units = trial.suggest_categorical("units", self.unit_sets)
         own = trial.suggest_categorical("map_layer", ("own", "best")) == "own"
         first = trial.suggest_int("first_layer", 0, self.middle)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sombrero.checkpoints import BakeReport, bake, verify_untouched, write_card
+from sombrero.checkpoints import BakeReport, bake, verify_untouched
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.evaluation import first_token_log_probs
@@ -85,4 +85,3 @@ def require_same_effect(live: Measurement, verification: Verification) -> None:
             f"the baked checkpoint has first-token KL {baked.kl.first_token:.4f}, the live edit {live.kl.first_token:.4f}; "
             "they should agree. Its dtype may be too coarse for the edit: bake from a float32 or bfloat16 checkpoint"
         )
-

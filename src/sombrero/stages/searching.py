@@ -91,7 +91,7 @@ def measure_effect(
             measurement, edited_responses = measure_subject(session, live, base, sets, advance)
         found.append(Finalist(score.number, score.parameters, measurement))
         responses.setdefault("edited", edited_responses)
-    shown = samples(base_responses, responses["edited"], (*sets.harmless, *sets.borderline), settings.evaluation.samples)
+    shown = samples(base_responses, responses["edited"], sets, settings.evaluation.samples)
     return Effect(base_measurement, finalists[0].number, tuple(found), shown), responses
 
 

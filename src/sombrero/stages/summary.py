@@ -53,7 +53,10 @@ def summarize(
             "max_log_prob_difference": verification.max_log_prob_difference,
             "mean_log_prob_difference": verification.mean_log_prob_difference,
         },
-        "coverage": {"max_relative_error": max(entry.relative_error for entry in accounting), "layers": len(accounting)},
+        "coverage": {
+            "max_relative_error": max(entry.relative_error for entry in accounting),
+            "layers": len(accounting),
+        },
         "tensors": {"edited": verification.edited_tensors, "untouched": verification.untouched_tensors},
     }
 

@@ -3,14 +3,18 @@
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const byId = (id) => document.getElementById(id);
 
-  const drawn = [];
+  // On paper a chart is as wide as the page, without being drawn anew: its style sheet scales what has a viewBox.
+  const scalable = (place) => {
+    for (const svg of place.querySelectorAll(".main-svg")) {
+      svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`);
+      svg.setAttribute("preserveAspectRatio", "xMinYMin meet");
+    }
+  };
   for (const [name, figure] of Object.entries(data.charts)) {
     const place = byId("chart-" + name);
     Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displayModeBar: false });
-    drawn.push(place);
-  }
-  for (const moment of ["beforeprint", "afterprint"]) {
-    window.addEventListener(moment, () => drawn.forEach((place) => Plotly.Plots.resize(place)));
+    place.on("plotly_afterplot", () => scalable(place));
+    scalable(place);
   }
 
   const map = data.map;
@@ -51,7 +55,7 @@
     const most = Math.max(...state.hits);
     units.forEach((group, unit) => {
       const hits = state.hits[unit];
-      const scale = hits > 0 ? 0.78 * Math.sqrt(hits / most) : 0;
+      const scale = hits > 0 ? Math.max(map.marks[1], map.marks[0] * Math.sqrt(hits / most)) : 0;
       group.querySelector(".cell").setAttribute("fill", colour(state.u[unit], low, high));
       group.querySelector(".hits").setAttribute("transform", `scale(${scale.toFixed(3)})`);
       group.querySelector("text").textContent = String(hits);

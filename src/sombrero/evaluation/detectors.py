@@ -1,0 +1,117 @@
+"""Whether a response refuses. Detectors are small objects with one verb; a new kind is one more class here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from sombrero.errors import UsageError
+from sombrero.evaluation.degenerate import find_fault
+from sombrero.evaluation.opening import normalize, read_opening
+from sombrero.evaluation.refusals import matched_refusal
+from sombrero.records import Response, Verdict
+
+
+class Detector(Protocol):
+    """Judges responses one by one.
+
+    ``settled``: whatever text follows, whether the response is a refusal stays as it is. So generation may stop there
+    when nothing else is asked; faults of the later text (loops) are then not seen.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the command line and the reports call it."""
+        ...
+
+    def judge(self, response: Response) -> Verdict:
+        """Refusal first; else empty, degenerate, or an answer."""
+        ...
+
+    def settled(self, text: str) -> bool:
+        """Whether no continuation of ``text`` changes refusal or not."""
+        ...
+
+
+class OpeningDetector:
+    """Preset ``opening``: a refusal is a refusing sentence among the first few (:mod:`sombrero.evaluation.opening`)."""
+
+    name = "opening"
+
+    def judge(self, response: Response) -> Verdict:
+        """See :class:`Detector`."""
+        return _verdict(response, _first_match(read_opening(response.text).sentences))
+
+    def settled(self, text: str) -> bool:
+        """Once the opening is closed, or one of its finished sentences refuses."""
+        opening = read_opening(text)
+        return opening.closed or _first_match(opening.complete) is not None
+
+
+class MarkerDetector:
+    """Preset ``substring``: a refusal contains one of the given strings anywhere, after the same normalisation."""
+
+    name = "substring"
+
+    def __init__(self, markers: Sequence[str]) -> None:
+        self.markers = tuple(filter(None, (_flat(marker).strip() for marker in markers)))
+        if not self.markers:
+            raise UsageError("there are no markers; give at least one substring that refusals contain")
+
+    @classmethod
+    def from_file(cls, path: Path) -> MarkerDetector:
+        """Read one substring a line, UTF-8; empty lines are skipped. Raises UsageError when there is none to read."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the markers {path}: {error}; give a UTF-8 text file, one a line") from error
+        if not any(line.strip() for line in lines):
+            raise UsageError(f"the markers file {path} is empty; give one substring a line")
+        return cls(lines)
+
+    def judge(self, response: Response) -> Verdict:
+        """See :class:`Detector`."""
+        return _verdict(response, self._match(response.text))
+
+    def settled(self, text: str) -> bool:
+        """Once a marker is there; without one, only the end of the text is certain."""
+        return self._match(text) is not None
+
+    def _match(self, text: str) -> str | None:
+        plain = _flat(text)
+        return next((marker for marker in self.markers if marker in plain), None)
+
+
+def make_detector(name: str, markers: Path | None = None) -> Detector:
+    """The detector of that name; ``markers`` is the file that ``substring`` needs, and only it takes.
+
+    Raises UsageError for an unknown name, or a file that is missing or not wanted.
+    """
+    if (name == "substring") != (markers is not None):
+        raise UsageError(
+            f"detector {name!r} with markers {markers}: 'substring' needs a file of markers, no other takes it"
+        )
+    if markers is not None:
+        return MarkerDetector.from_file(markers)
+    if name == OpeningDetector.name:
+        return OpeningDetector()
+    raise UsageError(f"there is no detector {name!r}; take 'opening' or 'substring'")
+
+
+def _first_match(sentences: Sequence[str]) -> str | None:
+    return next((marker for marker in map(matched_refusal, sentences) if marker is not None), None)
+
+
+def _flat(text: str) -> str:
+    return normalize(text).replace("\n", " ")
+
+
+def _verdict(response: Response, marker: str | None) -> Verdict:
+    n_tokens = len(response.token_ids)
+    if marker is not None:
+        return Verdict(response.prompt_id, "refusal", marker, n_tokens)
+    fault = find_fault(response.text)
+    if fault is None:
+        return Verdict(response.prompt_id, "answer", None, n_tokens)
+    return Verdict(response.prompt_id, "empty" if fault == "empty" else "degenerate", None, n_tokens)

@@ -1,0 +1,60 @@
+"""Perplexity against one position at a time; repetition and counts against hand-made answers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sombrero.errors import UsageError
+from sombrero.evaluation import generate, measure_coherence, perplexity
+from sombrero.evaluation.degenerate import repeated_share
+from sombrero.records import Response, Verdict
+from tests.evaluation.subjects import as_subject, random_prompts, tiny_handle
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 4096])
+def test_perplexity_is_per_answer_token(batch_tokens: int) -> None:
+    base, edited, prompts = tiny_handle(), tiny_handle(seed=1), random_prompts()
+    edited.model.generation_config.eos_token_id = list(range(40))
+    answers = generate(edited, prompts, max_new_tokens=9)
+    assert len({len(answer.token_ids) for answer in answers}) > 2
+    losses = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens = torch.tensor([(*prompt.token_ids, *answer.token_ids)])
+        with torch.no_grad():
+            log_probs = base.model(input_ids=tokens).logits[0].double().log_softmax(dim=-1)
+        start = len(prompt.token_ids)
+        losses += [-log_probs[start + i - 1, token].item() for i, token in enumerate(answer.token_ids)]
+    found = perplexity(as_subject(base), prompts, answers, batch_tokens=batch_tokens)
+    assert found == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+
+
+def test_a_model_finds_its_own_answers_likeliest() -> None:
+    base, edited, prompts = tiny_handle(), tiny_handle(seed=1), random_prompts()
+    own = perplexity(as_subject(base), prompts, generate(base, prompts, max_new_tokens=9))
+    others = perplexity(as_subject(base), prompts, generate(edited, prompts, max_new_tokens=9))
+    assert 1 <= own < others
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"),
+    [((), 0.0), ((1, 2, 3), 0.0), (tuple(range(9)), 0.0), ((7,) * 13, 0.9), ((1, 2, 3, 4) * 2, 0.2)],
+)
+def test_repeated_share(tokens: tuple[int, ...], share: float) -> None:
+    assert repeated_share(tokens) == pytest.approx(share)
+
+
+def test_counts_and_means() -> None:
+    base, prompts = tiny_handle(), random_prompts()[:3]
+    texts = ["fine", "", "loop"]
+    tokens = [tuple(range(9)), (258,), (7,) * 13]
+    responses = [Response(p.prompt.id, t, k, "end") for p, t, k in zip(prompts, texts, tokens, strict=True)]
+    labels = ("answer", "empty", "degenerate")
+    verdicts = [Verdict(p.prompt.id, label, None, 1) for p, label in zip(prompts, labels, strict=True)]
+    found = measure_coherence(as_subject(base), prompts, responses, verdicts)
+    assert (found.empty, found.degenerate, found.n) == (1, 1, 3)
+    assert found.repetition == pytest.approx(0.3)
+    with pytest.raises(UsageError, match="3 prompts, 2 responses"):
+        measure_coherence(as_subject(base), prompts, responses[:2], verdicts)

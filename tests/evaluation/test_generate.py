@@ -1,0 +1,145 @@
+"""Greedy answers equal the library's own, whatever the batch; rows end when they should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sombrero.errors import PromptError, UsageError
+from sombrero.evaluation import generate
+from sombrero.evaluation.generate import CHECK_EVERY, end_tokens
+from sombrero.records import ModelHandle, Prompt, RenderedPrompt
+from tests.evaluation.subjects import random_prompts, tiny_handle
+from tests.tiny_models import FAMILIES
+
+N_NEW = 22
+
+
+def library_answers(handle: ModelHandle, prompts: tuple[RenderedPrompt, ...], n_new: int = N_NEW) -> list[list[int]]:
+    """One prompt at a time through ``model.generate``, cut after the first end token."""
+    ends = sorted(end_tokens(handle))
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.token_ids])
+        output = handle.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n_new, do_sample=False, eos_token_id=ends
+        )
+        answers.append(output[0, ids.shape[1] :].tolist())
+    return answers
+
+
+def frequent_token(handle: ModelHandle, prompts: tuple[RenderedPrompt, ...]) -> int:
+    """A token that some answers hold in the middle: made an end token, it ends rows at different steps."""
+    answers = generate(handle, prompts, max_new_tokens=N_NEW)
+    counts = Counter(token for answer in answers for token in set(answer.token_ids[2:-2]))
+    return next(token for token, count in counts.most_common() if count < len(answers) - 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_answers_equal_the_library(family: str, batch_size: int) -> None:
+    handle, prompts = tiny_handle(family), random_prompts()
+    found = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size)
+    assert [list(answer.token_ids) for answer in found] == library_answers(handle, prompts)
+    assert [answer.prompt_id for answer in found] == [prompt.prompt.id for prompt in prompts]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_end_leave_the_others_alone(family: str) -> None:
+    handle, prompts = tiny_handle(family), random_prompts()
+    handle.model.generation_config.eos_token_id = [frequent_token(handle, prompts), 258]
+    found = generate(handle, prompts, max_new_tokens=N_NEW)
+    assert [list(answer.token_ids) for answer in found] == library_answers(handle, prompts)
+    stopped = {answer.stopped for answer in found}
+    assert stopped == {"end", "length"}
+    for answer in found:
+        assert (answer.token_ids[-1] in end_tokens(handle)) == (answer.stopped == "end")
+        assert answer.stopped == "end" or len(answer.token_ids) == N_NEW
+
+
+def test_a_sliding_window_is_respected() -> None:
+    handle, prompts = tiny_handle("mistral"), random_prompts()
+    handle.model.config.sliding_window = 6
+    handle.model.generation_config.eos_token_id = frequent_token(handle, prompts)
+    found = generate(handle, prompts, max_new_tokens=N_NEW)
+    assert [list(answer.token_ids) for answer in found] == library_answers(handle, prompts)
+
+
+def test_settings_of_the_generation_configuration_are_not_applied() -> None:
+    plain, prompts = tiny_handle(), random_prompts()
+    expected = generate(plain, prompts, max_new_tokens=N_NEW)
+    plain.model.generation_config.update(
+        repetition_penalty=1.7, do_sample=True, temperature=3.0, no_repeat_ngram_size=2, min_new_tokens=9
+    )
+    assert generate(plain, prompts, max_new_tokens=N_NEW) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_call_gives_the_same_answers(dtype: torch.dtype) -> None:
+    handle, prompts = tiny_handle(), random_prompts()
+    handle.model.to(dtype)
+    assert generate(handle, prompts, max_new_tokens=9) == generate(handle, prompts, max_new_tokens=9)
+
+
+def test_a_settled_row_ends_early_and_is_a_prefix() -> None:
+    handle, prompts = tiny_handle(), random_prompts()
+    full = {answer.prompt_id: answer for answer in generate(handle, prompts, max_new_tokens=N_NEW)}
+    vowel = sorted(Counter(c for a in full.values() for c in set(a.text)).items(), key=lambda item: (-item[1], item[0]))
+    letter = next(c for c, count in vowel if count < len(full) and c != "\ufffd")
+
+    def has_letter(text: str) -> bool:
+        return letter in text
+
+    early = generate(handle, prompts, max_new_tokens=N_NEW, settled=has_letter)
+    assert {answer.stopped for answer in early} >= {"settled", "length"}
+    for answer in early:
+        whole = full[answer.prompt_id]
+        assert has_letter(answer.text) == has_letter(whole.text)
+        assert whole.token_ids[: len(answer.token_ids)] == answer.token_ids
+        if answer.stopped == "settled":
+            assert len(answer.token_ids) % CHECK_EVERY == 0
+        else:
+            assert answer == whole
+
+
+def test_half_a_character_is_not_shown_to_settled() -> None:
+    handle, prompts = tiny_handle(), random_prompts()
+    seen: list[str] = []
+    generate(handle, prompts, max_new_tokens=8, settled=lambda text: bool(seen.append(text)))
+    assert seen and not any(text.endswith("\ufffd") for text in seen)
+
+
+def test_progress_counts_every_prompt_once() -> None:
+    handle, prompts = tiny_handle(), random_prompts()
+    handle.model.generation_config.eos_token_id = frequent_token(handle, prompts)
+    counts: list[int] = []
+    generate(handle, prompts, max_new_tokens=N_NEW, batch_size=5, on_progress=counts.append)
+    assert sum(counts) == len(prompts) and min(counts) > 0
+
+
+def test_special_tokens_are_not_text() -> None:
+    handle, prompts = tiny_handle(), random_prompts()
+    handle.model.generation_config.eos_token_id = frequent_token(handle, prompts)
+    for answer in generate(handle, prompts, max_new_tokens=N_NEW):
+        assert answer.text == handle.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+
+
+def test_nothing_asked_nothing_answered() -> None:
+    assert generate(tiny_handle(), ()) == ()
+
+
+def test_wrong_arguments_are_said() -> None:
+    handle, prompts = tiny_handle(), random_prompts()
+    with pytest.raises(UsageError, match="max_new_tokens is 0"):
+        generate(handle, prompts, max_new_tokens=0)
+    with pytest.raises(UsageError, match="batch_size 0"):
+        generate(handle, prompts, batch_size=0)
+    empty = RenderedPrompt(Prompt("void", ""), "", ())
+    with pytest.raises(PromptError, match="'void' has no tokens"):
+        generate(handle, [empty])
+    long = replace(prompts[0], token_ids=(1,) * 500)
+    with pytest.raises(PromptError, match="context of 512"):
+        generate(handle, [long], max_new_tokens=13)
