@@ -34,7 +34,7 @@ class ModelConfig(Section):
 
 
 class PromptConfig(Section):
-    """Prompt sources. Each is 'starter', a file (txt, csv, jsonl, parquet), or a dataset: a folder or hub id, ``ID:SPLIT``.
+    """Prompt sources: 'starter', a file (txt, csv, jsonl, parquet), or a dataset (folder or hub id, ``ID:SPLIT``).
 
     With ``{split}`` in it, a source is read three times, for map, search and report. Without, it is shuffled by the
     seed and cut into these three.

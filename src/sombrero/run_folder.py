@@ -165,8 +165,8 @@ def guard_disk(path: Path) -> Iterator[None]:
         parent = next(p for p in (path, *path.absolute().parents) if p.exists())
         free = shutil.disk_usage(parent).free / 2**20
         raise RunError(
-            f"cannot write to {path}: {error.strerror} ({free:.0f} MiB free there). Finished stages are kept: make room "
-            "or choose another --out, then run the same command again"
+            f"cannot write to {path}: {error.strerror} ({free:.0f} MiB free there). Finished stages are kept: make "
+            "room or choose another --out, then run the same command again"
         ) from error
 
 

@@ -150,7 +150,7 @@ def inspect(config: ModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def conversation(target: str, config: RunConfig) -> Iterator[tuple[ModelHandle, Mapping[str, Any]]]:
-    """For ``chat``: the base model's handle, and the subjects to talk to by name (``base``, and ``edited`` of a run)."""
+    """For ``chat``: the base model's handle, and the subjects to talk to (``base``, and ``edited`` of a run)."""
     from sombrero.edits import edited
     from sombrero.session import Session
     from sombrero.stages.searching import subject

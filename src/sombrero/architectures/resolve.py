@@ -42,7 +42,7 @@ def get_layers(model: PreTrainedModel, architecture: Architecture) -> list[nn.Mo
     container = _submodule(model, architecture.layers)
     if container is None:
         raise ArchitectureError(
-            f"{type(model).__name__} has no module {architecture.layers!r}, which the family {architecture.family} names"
+            f"{type(model).__name__} has no module {architecture.layers!r}, which {architecture.family} names"
         )
     layers = list(container.children())
     expected = model.config.get_text_config().num_hidden_layers

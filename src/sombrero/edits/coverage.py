@@ -56,7 +56,7 @@ def account_residuals(
         raise CoverageError(
             f"the writers of {len(wrong)} of {len(layers)} layers do not account for what the layer adds to the "
             f"residual stream; worst: layer {worst.layer}, relative error {worst.relative_error:.3g}, writers "
-            f"{', '.join(worst.writers) or 'none'}. The architecture file misses a writer or names a module that is none"
+            f"{', '.join(worst.writers) or 'none'}. The architecture file misses a writer or names a wrong module"
         )
     return result
 

@@ -1,7 +1,7 @@
 """The one kernel of an edit, on a writer's output (live trial) and on its weight (bake).
 
 An edit removes ``strength * V (A^T x + c)`` from ``y = W x + b`` (DESIGN §2). On the output that is two thin matrix
-products; on the weight it is the same low-rank term folded in: ``W' = W - strength * V A^T``, ``b' = b - strength * V c``.
+products; on the weight it is the same term folded in: ``W' = W - strength * V A^T``, ``b' = b - strength * V c``.
 """
 
 from __future__ import annotations

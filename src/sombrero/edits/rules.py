@@ -50,8 +50,8 @@ def compose(
 ) -> LowRankEdit:
     """One rank-one projection after the other, on r_1 first (Piras et al. 2026): ``y' = prod_j (I - s r_j r_j^T) y``.
 
-    Inside the span the product is a k by k matrix ``I - N``, so ``A = W^T V N^T`` and ``c = N V^T b``. The strength acts
-    in each factor, hence the edit itself has strength 1.
+    Inside the span the product is a k by k matrix ``I - N``, so ``A = W^T V N^T`` and ``c = N V^T b``. The strength
+    acts in each factor, hence the edit itself has strength 1.
     """
     coordinates = torch.nn.functional.normalize(basis.V.T @ R, dim=0)
     remaining = torch.eye(basis.V.shape[1], dtype=R.dtype, device=R.device)
@@ -88,7 +88,8 @@ def guard_operator(
     ridge = alpha * float(X.square().sum()) / X.shape[1]
     if X.shape[0] < X.shape[1]:
         solved = _solve(X @ X.T, ridge, torch.eye(X.shape[0])[:, :n_h], writer)
-        return X.T @ solved * n_h**-0.5
+        operator: torch.Tensor = X.T @ solved * n_h**-0.5
+        return operator
     return _solve(X.T @ X, ridge, harmful_keys.T / n_h, writer)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from sombrero.errors import UsageError
-from sombrero.evaluation.batches import Forward, pad_left, require_room, token_batches
 from sombrero.evaluation.generate import generate
+from sombrero.models.batches import Forward, prepare_batch, require_room, token_batches
 from sombrero.records import Divergence, ModelHandle, RenderedPrompt, Subject
 
 LOGITS_BUDGET = 2**26
@@ -31,10 +31,7 @@ def first_token_log_probs(
     found: torch.Tensor | None = None
     with torch.inference_mode():
         for batch in token_batches([len(prompt.token_ids) for prompt in prompts], batch_tokens):
-            padded = pad_left([prompts[i].token_ids for i in batch], handle.device)
-            logits = forward.logits(
-                1, ids=padded.ids, positions=padded.positions, attention_mask=padded.mask, use_cache=False
-            )
+            logits = forward.last_logits(prepare_batch(handle, [prompts[i].token_ids for i in batch]), 1)
             rows = torch.log_softmax(logits[:, -1].float(), dim=-1).cpu()
             if found is None:
                 found = torch.empty(len(prompts), rows.shape[-1])
@@ -81,10 +78,7 @@ def continuation_log_probs(
     lengths = torch.tensor([len(c) for c in continuations])
     n_last = int(lengths.max())
     with torch.inference_mode():
-        padded = pad_left(rows, handle.device)
-        logits = Forward(handle.model).logits(
-            n_last, ids=padded.ids, positions=padded.positions, attention_mask=padded.mask, use_cache=False
-        )
+        logits = Forward(handle.model).last_logits(prepare_batch(handle, rows, n_last=n_last), n_last)
         needed = torch.arange(n_last) >= n_last - lengths[:, None]
         kept = logits[needed.to(logits.device)]
         found = torch.empty(kept.shape, dtype=torch.float32, device=kept.device)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from sombrero.errors import UsageError
-from sombrero.evaluation.batches import Forward, by_length, pad_left, require_room
+from sombrero.models.batches import Forward, by_length, prepare_batch, require_room
 from sombrero.records import ModelHandle, RenderedPrompt, Response
 
 CHECK_EVERY = 4
@@ -119,23 +119,19 @@ class _Row:
 
 
 class _Stepper:
-    """A batch of rows, its cache and its masks; each step gives every row its next token.
-
-    Room for a shared-prefix cache: the first step would start from a cache that already holds the common prefix.
-    """
+    """A batch of rows, its cache and its masks; each step gives every row its next token."""
 
     def __init__(self, handle: ModelHandle, rows: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        from sombrero.evaluation.cache import reserved_cache
-
         self._forward = Forward(handle.model)
-        self._cache = reserved_cache(handle.model.config, max_new_tokens)
-        padded = pad_left(rows, handle.device)
-        self._ids, self._positions = padded.ids, padded.positions
-        self._length = padded.ids.shape[1]
+        batch = prepare_batch(handle, rows, n_new=max_new_tokens)
+        assert batch.cache is not None
+        self._cache = batch.cache
+        self._ids, self._positions = batch.ids, batch.positions
+        self._length = batch.n_prefix + batch.ids.shape[1]
         # the mask is as long as it will ever get; rows of one length need none, and attention is cheaper without
         self._mask = None
-        if len({len(row) for row in rows}) > 1:
-            self._mask = torch.nn.functional.pad(padded.mask, (0, max_new_tokens), value=1)
+        if batch.mask is not None:
+            self._mask = torch.nn.functional.pad(batch.mask, (0, max_new_tokens), value=1)
 
     def advance(self, n_steps: int) -> list[list[int]]:
         """The next ``n_steps`` tokens of every row; one transfer from the device."""

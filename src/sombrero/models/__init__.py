@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer: hub, local folder, embedded organism."""
+"""Load a model and its tokenizer (hub, local folder, embedded organism), and run it on batches of token rows."""
 
 from sombrero.models.load import EMBEDDED, check_folder, load_model, load_skeleton, locate, resolve_device
 

@@ -100,9 +100,9 @@ def _download(config: ModelConfig, *, weights: bool) -> Path:
         return Path(snapshot_download(config.source, revision=config.revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"cannot find or fetch {config.source!r}"
-            f"{f' at revision {config.revision!r}' if config.revision else ''}: no such local folder, and the hub says: "
-            f"{_first_line(error)}. Check the spelling, the network and your access token, or give a local folder"
+            f"cannot find or fetch {config.source!r} (revision {config.revision or 'main'}): there is no such local "
+            f"folder, and the hub says: {_first_line(error)}. Check the spelling, the network and your access token, "
+            "or give a local folder"
         ) from error
 
 

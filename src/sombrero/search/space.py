@@ -58,7 +58,7 @@ class SearchSpace:
         )
 
     def warm_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points worth trying first: the single direction and the map's units on a wide window, then on attention alone."""
+        """Points to try first: the single direction and the map's units on a wide window, then on attention alone."""
         base = {"map_layer": "own", "first_layer": self.n_layers // 3, "last_layer": self.n_layers - 1}
         wide = {"strength_attention": 1.0, "strength_mlp": 1.0}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
@@ -75,7 +75,7 @@ class SearchSpace:
 def make_space(
     n_layers: int, rules: tuple[RuleName, ...], directions: Mapping[str, DirectionSet], max_units: int
 ) -> SearchSpace:
-    """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units that were hit."""
+    """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units with hits."""
     som = directions["som"]
     hit = int((som.hit_counts > 0).sum(dim=1).min())
     ranks = range(min(max_units, hit))

@@ -82,6 +82,7 @@ def require_same_effect(live: Measurement, verification: Verification) -> None:
     difference = abs(baked.kl.first_token - live.kl.first_token)
     if difference > max(KL_FLOOR, KL_SHARE * live.kl.first_token):
         raise CheckpointError(
-            f"the baked checkpoint has first-token KL {baked.kl.first_token:.4f}, the live edit {live.kl.first_token:.4f}; "
-            "they should agree. Its dtype may be too coarse for the edit: bake from a float32 or bfloat16 checkpoint"
+            f"the baked checkpoint has first-token KL {baked.kl.first_token:.4f}, the live edit "
+            f"{live.kl.first_token:.4f}; they should agree. Its dtype may be too coarse for the edit: bake from a "
+            "float32 or bfloat16 checkpoint"
         )

@@ -42,8 +42,8 @@ def require_refusals(baseline: Baseline, minimum: float) -> None:
     found = baseline.refusals
     if found.rate < minimum:
         raise RunError(
-            f"the base model refuses {found.count}/{found.n} harmful search prompts: nothing to map. Use prompts that it "
-            f"refuses, check its chat template and system prompt, or lower min_base_refusals (now {minimum:g})"
+            f"the base model refuses {found.count}/{found.n} harmful search prompts: nothing to map. Use prompts that "
+            f"it refuses, check its chat template and system prompt, or lower min_base_refusals (now {minimum:g})"
         )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from sombrero.architectures import Architecture, get_layers
 from sombrero.errors import NumericalError
+from sombrero.models.batches import Forward, prepare_batch, token_batches
 from sombrero.records import HiddenStates, ModelHandle, RenderedPrompt, Writer
 
 
@@ -32,15 +33,16 @@ def collect_states(
     Raises NumericalError when a state is NaN or infinite, naming the layer and the prompt.
     """
     recorder = _Recorder()
+    forward, layers = Forward(handle.model), get_layers(handle.model, architecture)
     order: list[int] = []
-    with recorder.attached(handle.model, get_layers(handle.model, architecture), writers), torch.inference_mode():
-        for batch in batches_by_length([len(p.token_ids) for p in prompts], batch_tokens):
-            ids, mask = pad_right([prompts[i].token_ids for i in batch], handle)
-            recorder.last = mask.sum(dim=1) - 1
-            handle.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            order.extend(batch)
+    with torch.inference_mode():
+        for indices in token_batches([len(p.token_ids) for p in prompts], batch_tokens):
+            batch = prepare_batch(handle, [prompts[i].token_ids for i in indices])
+            with recorder.attached(handle.model, layers, writers):
+                forward.last_logits(batch, 1)
+            order.extend(indices)
             if on_progress is not None:
-                on_progress(len(batch))
+                on_progress(len(indices))
     back = torch.argsort(torch.tensor(order))
     hidden = recorder.hidden(back)
     _require_finite(hidden, prompts)
@@ -50,32 +52,10 @@ def collect_states(
     return HiddenStates(tuple(p.prompt.id for p in prompts), hidden, recorder.inputs(back))
 
 
-def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length, such that rows times the longest length stays within ``batch_tokens``."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def pad_right(rows: Sequence[Sequence[int]], handle: ModelHandle) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask ``(rows, longest)`` int64; a causal model's earlier tokens never see the padding."""
-    longest = max(len(row) for row in rows)
-    pad = handle.tokenizer.pad_token_id or 0
-    ids = torch.tensor([[*row, *([pad] * (longest - len(row)))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    return ids.to(handle.device), mask.to(handle.device)
-
-
 class _Recorder:
     """Keeps, for every layer and writer, the rows that the hooks see at the last token of each prompt."""
 
     def __init__(self) -> None:
-        self.last = torch.zeros(0, dtype=torch.int64)
         self._hidden: dict[int, list[torch.Tensor]] = {}
         self._inputs: dict[str, list[torch.Tensor]] = {}
 
@@ -99,25 +79,26 @@ class _Recorder:
     def inputs(self, order: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: torch.cat(self._inputs.pop(name))[order] for name in list(self._inputs)}
 
-    def _rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        picked = tensor[torch.arange(tensor.shape[0], device=tensor.device), self.last.to(tensor.device)]
-        return picked.to("cpu", torch.float32)
-
     def _keep_embeddings(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._hidden.setdefault(0, []).append(self._rows(args[0] if args else kwargs["hidden_states"]))
+        self._hidden.setdefault(0, []).append(_last_rows(args[0] if args else kwargs["hidden_states"]))
 
     def _keep_output(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
-            self._hidden.setdefault(index, []).append(self._rows(tensor))
+            self._hidden.setdefault(index, []).append(_last_rows(tensor))
 
         return hook
 
     def _keep_input(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._inputs.setdefault(name, []).append(self._rows(args[0]))
+            self._inputs.setdefault(name, []).append(_last_rows(args[0]))
 
         return hook
+
+
+def _last_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The last token of every row: rows are padded on the left."""
+    return tensor[:, -1].to("cpu", torch.float32)
 
 
 def _require_finite(hidden: torch.Tensor, prompts: Sequence[RenderedPrompt]) -> None:

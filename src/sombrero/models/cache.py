@@ -46,6 +46,15 @@ class ReservedLayer(DynamicLayer):
         self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
         self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Give every row ``repeats`` copies, room included."""
+        length = self.get_seq_length()
+        if self._key_buffer is None or self._value_buffer is None or length == 0:
+            return
+        self._key_buffer = self._key_buffer.repeat_interleave(repeats, dim=0)
+        self._value_buffer = self._value_buffer.repeat_interleave(repeats, dim=0)
+        self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
+
     def _written(self, buffer: torch.Tensor | None, states: torch.Tensor, start: int) -> torch.Tensor:
         end = start + states.shape[-2]
         if buffer is None or buffer.shape[-2] < end:
