@@ -41,7 +41,7 @@ def account_residuals(
         with torch.inference_mode():
             for prompt in prompts:
                 handle.model(
-                    input_ids=torch.tensor([prompt.token_ids], device=handle.device), use_cache=False, logits_to_keep=1
+                    input_ids=torch.tensor([prompt.token_ids], device=handle.device), use_cache=False
                 )
     finally:
         for hook in hooks:
