@@ -20,7 +20,7 @@ help:  ## show this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## map, edit, bake and measure the embedded model, into runs/demo (resumes)
-	$(BIN)/sombrero run embedded --out runs/demo $(DEMO_ARGS)
+	$(BIN)/sombrero run embedded --config examples/demo.toml --out runs/demo $(DEMO_ARGS)
 
 test: lint pytest  ## all checks, then all tests
 

@@ -66,8 +66,8 @@ def plan(family: str, folder: Path, *, dtype: torch.dtype = torch.float32, atten
     architecture = find_architecture(model)
     writers = resolve_writers(model, architecture)
     h_prompts, g_prompts = rendered(HARMFUL, "h"), rendered(HARMLESS, "g")
-    harmful = collect_states(handle, architecture, writers, h_prompts)
-    harmless = collect_states(handle, architecture, writers, g_prompts)
+    harmful = collect_states(handle, architecture, writers, h_prompts, key_positions=2)
+    harmless = collect_states(handle, architecture, writers, g_prompts, key_positions=2)
     maps = fit_layers(harmful.hidden, n_rows=2, n_columns=2, seed=0)
     refusal_map = RefusalMap(
         2, 2, "hexagonal", "batch", maps.codebook, maps.hit_counts, maps.best_units, maps.quantization_error,

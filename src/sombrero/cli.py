@@ -34,7 +34,7 @@ app = typer.Typer(
 errors = Console(stderr=True)
 output = Console()
 
-Configure = Callable[[str | None], RunConfig]
+Configure = Callable[[str | None, RunConfig | None], RunConfig]
 Target = Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or the folder of an earlier run.")]
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a run, as written by 'sombrero run'.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME.")]
@@ -97,7 +97,7 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure any model: refusals, false refusals, coherence; with --against also its divergence from a base."""
-    found = verbs.measure(_with_cache(config(model)), against=against, progress=Terminal(errors))
+    found = verbs.measure(_with_cache(config(model, None)), against=against, progress=Terminal(errors))
     _show(found, as_json, print_figures)
 
 
@@ -117,7 +117,7 @@ def chat(
     """Talk to the base model and, for a run, to the edited one side by side. Nothing is written to disk."""
     from sombrero.chat import talk
 
-    with verbs.conversation(target, _with_cache(config(None))) as (handle, subjects):
+    with verbs.conversation(target, _with_cache(config(None, None))) as (handle, subjects):
         talk(output, handle, subjects, max_new_tokens=max_new_tokens)
 
 
@@ -129,7 +129,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what is known of a model from its configuration alone: family, writers, parameters, memory."""
-    _show(verbs.inspect(_with_cache(config(model)).model), as_json, print_mapping)
+    _show(verbs.inspect(_with_cache(config(model, None)).model), as_json, print_mapping)
 
 
 def main() -> None:
@@ -140,9 +140,10 @@ def main() -> None:
         _fail(error, USAGE)
     except SombreroError as error:
         _fail(error, FAILURE)
-    except KeyboardInterrupt:
-        errors.print("\nInterrupted. Finished stages and trials are kept: the same command goes on from here.")
-        sys.exit(INTERRUPTED)
+    except SystemExit as stop:  # typer turns an interrupt into one, without a word
+        if stop.code == INTERRUPTED:
+            errors.print("\nInterrupted. Finished stages and trials are kept: the same command goes on from here.")
+        raise
     except BrokenPipeError:
         # the reader of our output went away; Python must not fail again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -150,13 +151,13 @@ def main() -> None:
 
 
 def _resolve(target: str, config: Configure, out: Path | None) -> tuple[RunConfig, Path | None]:
-    """The settings and the folder; an earlier run named as the target brings both."""
+    """The settings and the folder; an earlier run named as the target brings both, and flags are laid over them."""
     path = Path(target)
     if not is_run(path):
-        return _with_cache(config(target)), out
+        return _with_cache(config(target, None)), out
     if out is not None and out != path:
         raise UsageError(f"{target} is a run folder, so --out {out} cannot be given; leave it out")
-    return read_config(path), path
+    return config(None, read_config(path)), path
 
 
 def _with_cache(config: RunConfig) -> RunConfig:

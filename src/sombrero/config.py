@@ -45,6 +45,8 @@ class PromptConfig(Section):
     borderline: str = Field("starter", description="Safe requests that look harmful.")
     column: str = Field("text", description="Column that holds the request.")
     limit: int | None = Field(None, ge=1, description="At most this many prompts of each set and split.")
+    search_limit: int | None = Field(None, ge=1, description="At most this many prompts of each set to search with.")
+    report_limit: int | None = Field(None, ge=1, description="At most this many prompts of each set to report on.")
     system_prompt: str | None = Field(None, description="System prompt; default: the template's own.")
     max_tokens: int = Field(1024, ge=8, description="A longer rendered prompt is an error.")
 
@@ -53,6 +55,9 @@ class StatesConfig(Section):
     """How hidden states are collected."""
 
     batch_tokens: int = Field(4096, ge=64, description="Tokens in a forward batch, padding included.")
+    key_positions: int = Field(
+        5, ge=1, description="Tokens at the end of a prompt whose writer inputs are kept; at most the template's tail."
+    )
     winsorize: float | None = Field(None, gt=0.5, lt=1, description="Clip each state at this quantile of its |values|.")
 
 

@@ -11,6 +11,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from sombrero.config import RunConfig, load_config
+from sombrero.errors import UsageError
 
 ALL_SECTIONS = ("model", "prompts", "states", "map", "search", "evaluation")
 SKIPPED = {("model", "source")}
@@ -21,7 +22,8 @@ def with_flags(*sections: str) -> Callable[[Callable[..., None]], Callable[..., 
     """Give a command a flag for every setting of the sections, plus ``--config`` and ``--seed``.
 
     The command's last parameter must be ``config``; it receives a function that takes the model source (None keeps the
-    file's) and returns the :class:`RunConfig`: the TOML file, with the flags that were given laid over it.
+    file's) and the settings of an earlier run, if there is one, and returns the :class:`RunConfig`: the TOML file or
+    the earlier settings, with the flags that were given laid over them.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,8 +39,9 @@ def with_flags(*sections: str) -> Callable[[Callable[..., None]], Callable[..., 
             file, seed = values.pop("config_file"), values.pop("seed")
             given = {key: values.pop(key) for key in flags}
 
-            def configure(source: str | None) -> RunConfig:
-                overrides: dict[str, dict[str, Any]] = {"": {} if seed is None else {"seed": seed}}
+            def configure(source: str | None, earlier: RunConfig | None) -> RunConfig:
+                overrides = _sections(earlier, file)
+                overrides.setdefault("", {}).update({} if seed is None else {"seed": seed})
                 for key, value in given.items():
                     section, name = key.split("__")
                     if value is not None and value != []:
@@ -57,6 +60,18 @@ def with_flags(*sections: str) -> Callable[[Callable[..., None]], Callable[..., 
         return wrapper
 
     return decorate
+
+
+def _sections(earlier: RunConfig | None, file: Path | None) -> dict[str, dict[str, Any]]:
+    """An earlier run's settings in the form of overrides; the seed stands in the section without a name."""
+    if earlier is None:
+        return {}
+    if file is not None:
+        raise UsageError(
+            f"--config {file} cannot be given for an earlier run, which has its own settings; leave it out"
+        )
+    settings = earlier.model_dump()
+    return {"": {"seed": settings.pop("seed")}, **settings}
 
 
 def _flag(section: str, name: str, field: FieldInfo) -> inspect.Parameter:

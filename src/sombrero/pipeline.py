@@ -29,7 +29,7 @@ from sombrero.records import (
 )
 from sombrero.reports import write_report
 from sombrero.run_folder import RunFolder, fingerprint, write_bytes, write_json
-from sombrero.search import TrialScore
+from sombrero.search import BETAS, TrialScore
 from sombrero.session import Session
 from sombrero.stages import baking, mapping, searching
 from sombrero.stages.provenance import card_data, provenance
@@ -141,8 +141,7 @@ class Pipeline:
         def make() -> Verification:
             facts = provenance(self.session, effect)
             report = baking.bake_edit(self.session, edit, out, facts, self.progress)
-            live = effect.finalists[0].measurement
-            verification = baking.verify_bake(self.session, edit, live, report, self.progress)
+            verification = baking.verify_bake(self.session, edit, effect, report, self.progress)
             write_card(out, card_data(self.session, effect, edit, verification))
             return verification
 
@@ -173,9 +172,8 @@ class Pipeline:
     def planner(self) -> EditPlanner:
         """Builds edits. Needs the map stages to be finished."""
         _, directions = self._train()
-        return EditPlanner(
-            self.session.handle, self.session.writers, directions, self._states("harmful"), self._states("harmless")
-        )
+        harmful, harmless = self._states("harmful"), self._states("harmless")
+        return EditPlanner(self.session.handle, self.session.writers, directions, harmful, harmless, BETAS)
 
     def check_identity(self) -> None:
         """Refuse a folder whose run was made with another checkpoint or other prompts. Raises RunError."""

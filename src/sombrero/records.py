@@ -84,9 +84,10 @@ class Writer:
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """What one forward pass over a set of prompts left at the last token of each prompt.
+    """What one forward pass over a set of prompts left at the end of each prompt.
 
-    hidden: ``(n, L + 1, d)`` float32. writer_inputs: writer name -> ``(n, d_in)`` float32, the writer's input ``x``.
+    hidden: ``(n, L + 1, d)`` float32, at the last token. writer_inputs: writer name -> ``(n, P, d_in)`` in the model's
+    dtype, the writer's input ``x`` at the last P tokens, which the chat template gives to all prompts alike.
     """
 
     prompt_ids: tuple[str, ...]
@@ -298,12 +299,16 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Effect:
-    """The base model and the finalists on the reporting prompts; ``chosen`` is the number of the picked trial."""
+    """The base model and the finalists on the reporting prompts; ``chosen`` is the number of the picked trial.
+
+    continuations: tokens with which the base model begins its own answers to the harmless prompts, for the sequence KL.
+    """
 
     base: Measurement
     chosen: int
     finalists: tuple[Finalist, ...]
     samples: tuple[Sample, ...]
+    continuations: tuple[tuple[int, ...], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

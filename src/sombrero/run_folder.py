@@ -28,6 +28,8 @@ from sombrero.errors import RunError
 
 FORMAT = 1
 MANIFEST = "run.json"
+OWN = (".lock", f"{MANIFEST}.partial")
+"""All that a process leaves which was killed before its first manifest."""
 LIBRARIES = ("torch", "transformers", "safetensors", "optuna", "scikit-learn", "numpy")
 GROWING = ("search.trials",)
 """Settings that a run may be continued with at a higher value."""
@@ -127,7 +129,10 @@ def read_config(path: Path) -> RunConfig:
     manifest = _read_manifest(path)
     if manifest is None:
         raise RunError(f"there is no run in {path} (no {MANIFEST}); give a run folder, or start one with: sombrero run")
-    return RunConfig.model_validate(manifest["config"])
+    try:
+        return RunConfig.model_validate(manifest["config"])
+    except (KeyError, ValidationError) as error:
+        raise RunError(f"the settings in {path / MANIFEST} cannot be read: {error}; start over with --fresh") from error
 
 
 def is_run(path: Path) -> bool:
@@ -174,7 +179,7 @@ def _continue_manifest(path: Path, config: RunConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     manifest = _read_manifest(path)
     if manifest is None:
-        foreign = [item.name for item in path.iterdir() if item.name != ".lock"]
+        foreign = [item.name for item in path.iterdir() if item.name not in OWN]
         if foreign:
             raise RunError(
                 f"{path} is not empty and holds no run (found {', '.join(sorted(foreign)[:3])}); choose another --out"
@@ -183,7 +188,7 @@ def _continue_manifest(path: Path, config: RunConfig) -> dict[str, Any]:
     else:
         differing = [
             f"{key}: {was!r} there, {now!r} now"
-            for key, was, now in _differences(manifest["config"], settings)
+            for key, was, now in _differences(manifest.get("config", settings), settings)
             if not (key in GROWING and was < now)
         ]
         if differing:
@@ -227,11 +232,12 @@ def _library_versions() -> dict[str, str]:
 def _clear(path: Path) -> None:
     if not is_run(path):
         return
-    (path / MANIFEST).unlink()
+    write_json(path / MANIFEST, {"format": FORMAT, "stages": {}})  # killed from here on, it is a run that has nothing
     for item in path.iterdir():
-        if item.name == ".lock":
+        if item.name in (".lock", MANIFEST):
             continue
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)
         else:
             item.unlink()
+    (path / MANIFEST).unlink()

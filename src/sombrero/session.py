@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from sombrero.checkpoints import CheckpointIndex
 from sombrero.config import PromptConfig, RunConfig
-from sombrero.models import locate
+from sombrero.errors import PromptError
+from sombrero.models import check_folder, locate
 from sombrero.prompts import check_disjoint, load_prompts, render, starter_prompts
 from sombrero.records import Prompt, RenderedPrompt, SplitName
 
@@ -23,7 +25,10 @@ Role = Literal["harmful", "harmless", "borderline"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 SHARES = (0.5, 0.2)
 """Shares of a source without ``{split}`` that go to map and to search; the rest is for the report."""
-HEADER_BYTES = 8
+MIN_TO_CUT = 4
+"""Prompts that leave at least two for the map, and one for each of the others."""
+SAMPLED_BYTES = 64
+"""Bytes of each tensor that go into the checkpoint's hash."""
 
 
 class Session:
@@ -35,8 +40,10 @@ class Session:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the checkpoint's files lie."""
-        return locate(self.config.model)
+        """Where the checkpoint's files lie. Raises ModelError when they are no checkpoint."""
+        folder = locate(self.config.model)
+        check_folder(folder, self.config.model.source)
+        return folder
 
     @cached_property
     def handle(self) -> ModelHandle:
@@ -72,9 +79,14 @@ class Session:
         sets: dict[tuple[Role, SplitName], tuple[Prompt, ...]] = {}
         for role in get_args(Role):
             for split, prompts in load_role(self.config.prompts, role, self.config.seed).items():
-                sets[role, split] = prompts[: self.config.prompts.limit]
+                sets[role, split] = prompts[: self._limit(split)]
         check_disjoint({f"{role}/{split}": prompts for (role, split), prompts in sets.items()})
         return sets
+
+    def _limit(self, split: SplitName) -> int | None:
+        settings = self.config.prompts
+        own = {"map": None, "search": settings.search_limit, "report": settings.report_limit}[split]
+        return min((limit for limit in (settings.limit, own) if limit is not None), default=None)
 
     def rendered(self, role: Role, split: SplitName) -> tuple[RenderedPrompt, ...]:
         """A prompt set as the model sees it."""
@@ -107,6 +119,11 @@ def load_role(config: PromptConfig, role: Role, seed: int) -> dict[SplitName, tu
     if "{split}" in source:
         return {split: _load(source.replace("{split}", split), config.column) for split in SPLITS}
     prompts = list(_load(source, config.column))
+    if len(prompts) < MIN_TO_CUT:
+        raise PromptError(
+            f"the {role} prompts {source!r} are {len(prompts)}, too few to be cut into map, search and report; give at "
+            f"least {MIN_TO_CUT}, or one source for each with {{split}} in its name"
+        )
     random.Random(seed).shuffle(prompts)
     first = max(1, round(len(prompts) * SHARES[0]))
     second = first + max(1, round(len(prompts) * SHARES[1]))
@@ -125,14 +142,17 @@ def _load(source: str, column: str) -> tuple[Prompt, ...]:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """sha256 over the configuration and the safetensors headers and sizes: a changed checkpoint is noticed cheaply."""
-    digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
-            if path.suffix == ".json":
-                digest.update(file.read())
-            else:
-                length = int.from_bytes(file.read(HEADER_BYTES), "little")
-                digest.update(file.read(min(length, 100_000_000)))
+    """sha256 over the configuration and, of every tensor, its shape and a few bytes from its middle.
+
+    A changed checkpoint is noticed cheaply, also one that was trained further and saved in its old place. Raises
+    CheckpointError when the weights cannot be read.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    index = CheckpointIndex.read(folder)
+    for file in index.files:
+        with index.path(file.name).open("rb") as stream:
+            for entry in file.tensors:
+                digest.update(f"{entry.name}:{entry.dtype}:{entry.shape}:".encode())
+                stream.seek(entry.begin + max(0, entry.n_bytes - SAMPLED_BYTES) // 2)
+                digest.update(stream.read(min(SAMPLED_BYTES, entry.n_bytes)))
     return digest.hexdigest()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sombrero.edits import compose, edit_weight, guard_operator, guarded, orthonormal_basis, project
+from sombrero.edits import compose, edit_weight, guarded, orthonormal_basis, project, solve_guarded
 from sombrero.errors import NumericalError, UsageError
 from sombrero.records import LowRankEdit
 from tests.planned import parameters, plan
@@ -59,30 +59,30 @@ def test_compose_is_the_ordered_product(generator: torch.Generator) -> None:
     assert not torch.allclose(edit_weight(W, reversed_edit, "linear").double(), product @ W.double(), atol=1e-3)
 
 
-@pytest.mark.parametrize("d_in", [5, 40])
+@pytest.mark.parametrize("d_in", [5, 90])
 def test_guarded_solves_its_least_squares(generator: torch.Generator, d_in: int) -> None:
     """Both solvers (fewer and more samples than inputs) against an independent solution of the stacked system."""
-    X_h, X_g = torch.randn(9, d_in, generator=generator), torch.randn(14, d_in, generator=generator)
+    X_h, X_g = torch.randn(9, 2, d_in, generator=generator), torch.randn(14, 2, d_in, generator=generator)
     W, R = torch.randn(12, d_in, generator=generator), torch.randn(12, 2, generator=generator)
     alpha, beta = 0.05, 2.0
     basis = orthonormal_basis(R)
-    operator = guard_operator(X_h, X_g, alpha=alpha, beta=beta, writer="w")
-    edit = guarded(operator, X_h - X_g.mean(0), basis, W.T @ R, 1.0)
-    target = X_h @ W.T @ basis.V - (X_g @ W.T @ basis.V).mean(0)
-    rows = torch.cat([X_h / 9**0.5, X_g * (beta / 14) ** 0.5])
+    solution = solve_guarded(X_h, X_g, W.T @ R, alpha=alpha, betas=[1.0, beta], writer="w")[beta]
+    edit = guarded(basis, solution, 1.0)
+    target = ((X_h - X_g.mean(0)) @ W.T @ basis.V).flatten(0, 1)
+    rows = torch.cat([X_h.flatten(0, 1) / 18**0.5, X_g.flatten(0, 1) * (beta / 28) ** 0.5])
     ridge = alpha * rows.square().sum() / d_in
     stacked = torch.cat([rows, ridge**0.5 * torch.eye(d_in)]).double()
-    wanted = torch.cat([target / 9**0.5, torch.zeros(14 + d_in, 2)]).double()
+    wanted = torch.cat([target / 18**0.5, torch.zeros(28 + d_in, 2)]).double()
     assert torch.allclose(edit.A.double(), torch.linalg.lstsq(stacked, wanted).solution, atol=1e-4)
     assert edit.c is None
 
 
 def test_guarded_moves_harmful_keys_and_holds_harmless_ones(generator: torch.Generator) -> None:
-    X_h, X_g = torch.randn(9, 60, generator=generator) + 0.5, torch.randn(14, 60, generator=generator)
+    X_h, X_g = torch.randn(9, 1, 60, generator=generator) + 0.5, torch.randn(14, 1, 60, generator=generator)
     W, R = torch.randn(12, 60, generator=generator), torch.randn(12, 1, generator=generator)
     basis = orthonormal_basis(R)
-    operator = guard_operator(X_h, X_g, alpha=1e-4, beta=1.0, writer="w")
-    edited = edit_weight(W, guarded(operator, X_h - X_g.mean(0), basis, W.T @ R, 1.0), "linear")
+    solution = solve_guarded(X_h, X_g, W.T @ R, alpha=1e-4, betas=[1.0], writer="w")[1.0]
+    edited = edit_weight(W, guarded(basis, solution, 1.0), "linear")
     mean = (X_g @ W.T @ basis.V).mean(0)
     before, after = X_h @ W.T @ basis.V - mean, X_h @ edited.T @ basis.V - mean
     assert after.norm() < 0.05 * before.norm()
@@ -91,7 +91,9 @@ def test_guarded_moves_harmful_keys_and_holds_harmless_ones(generator: torch.Gen
 
 def test_a_singular_solve_names_the_writer_and_its_condition() -> None:
     with pytest.raises(NumericalError, match=r"writer 3\.mlp.*condition number"):
-        guard_operator(torch.zeros(4, 6), torch.zeros(5, 6), alpha=0.01, beta=1.0, writer="3.mlp")
+        solve_guarded(
+            torch.zeros(4, 1, 6), torch.zeros(5, 1, 6), torch.ones(6, 1), alpha=0.01, betas=[1.0], writer="3.mlp"
+        )
 
 
 def test_a_planned_edit_is_the_rule_on_each_writer(tmp_path: Path) -> None:

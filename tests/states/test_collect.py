@@ -34,7 +34,7 @@ def test_writer_inputs_explain_the_last_token(planned: Planned) -> None:
     model, states = planned.handle.model, planned.harmful
     for layer in range(4):
         added = sum(
-            states.writer_inputs[w.name] @ model.get_submodule(w.module_path).weight.T
+            states.writer_inputs[w.name][:, -1] @ model.get_submodule(w.module_path).weight.T
             for w in planned.writers
             if w.layer == layer
         )

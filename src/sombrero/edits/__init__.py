@@ -4,7 +4,7 @@ from sombrero.edits.coverage import account_residuals
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.edits.live import edited, live_edit
 from sombrero.edits.planner import EditPlanner
-from sombrero.edits.rules import Basis, compose, guard_operator, guarded, orthonormal_basis, project
+from sombrero.edits.rules import Basis, compose, guarded, orthonormal_basis, project, solve_guarded
 
 __all__ = [
     "Basis",
@@ -15,9 +15,9 @@ __all__ = [
     "edit_output",
     "edit_weight",
     "edited",
-    "guard_operator",
     "guarded",
     "live_edit",
     "orthonormal_basis",
     "project",
+    "solve_guarded",
 ]

@@ -40,9 +40,7 @@ def account_residuals(
     try:
         with torch.inference_mode():
             for prompt in prompts:
-                handle.model(
-                    input_ids=torch.tensor([prompt.token_ids], device=handle.device), use_cache=False
-                )
+                handle.model(input_ids=torch.tensor([prompt.token_ids], device=handle.device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

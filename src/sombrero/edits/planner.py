@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from sombrero.edits.rules import Basis, compose, guard_operator, guarded, orthonormal_basis, project
+from sombrero.edits.rules import Basis, compose, guarded, orthonormal_basis, project, solve_guarded
 from sombrero.errors import UsageError
 from sombrero.records import (
     DirectionSet,
@@ -23,8 +23,8 @@ class EditPlanner:
     """Turns :class:`EditParameters` into a :class:`ModelEdit` for one model.
 
     ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule.
-    Products with the weights are kept per (writer, direction set, state index), guard operators per (writer, alpha,
-    beta), so that a further trial costs a few small matrix products.
+    ``betas`` are those that a search will ask for. Products with the weights and solutions of the guarded systems are
+    kept for whole direction sets, so that a further trial costs a few small matrix products.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class EditPlanner:
         directions: Mapping[str, DirectionSet],
         harmful: HiddenStates,
         harmless: HiddenStates,
+        betas: Sequence[float] = (),
     ) -> None:
         self.writers = tuple(writers)
         self._model = handle.model
@@ -41,7 +42,8 @@ class EditPlanner:
         self._harmful = harmful.writer_inputs
         self._harmless = harmless.writer_inputs
         self._products: dict[tuple[str, str, int], torch.Tensor] = {}
-        self._operators: dict[tuple[str, float, float], torch.Tensor] = {}
+        self._betas = tuple(betas)
+        self._solutions: dict[tuple[str, int, float, float], dict[str, torch.Tensor]] = {}
 
     def build(self, parameters: EditParameters) -> ModelEdit:
         """The edit that the parameters describe; writers of strength 0 are left out.
@@ -67,11 +69,11 @@ class EditPlanner:
     def _edit_writer(
         self, writer: Writer, parameters: EditParameters, index: int, R: torch.Tensor, basis: Basis, strength: float
     ) -> LowRankEdit:
-        WtR = self._product(writer, parameters.directions, index)[:, list(parameters.units)]
+        units = list(parameters.units)
         if parameters.rule == "guarded":
-            operator = self._operator(writer, parameters.alpha, parameters.beta)
-            centred = self._harmful[writer.name] - self._harmless[writer.name].mean(dim=0)
-            return guarded(operator, centred, basis, WtR, strength)
+            solution = self._solution(writer, index, parameters.alpha, parameters.beta)[parameters.directions]
+            return guarded(basis, solution[:, units], strength)
+        WtR = self._product(writer, parameters.directions, index)[:, units]
         bias = self._bias(writer)
         if parameters.rule == "compose":
             return compose(R, basis, WtR, bias, strength)
@@ -103,13 +105,25 @@ class EditPlanner:
             self._products[key] = ((W.T if writer.layout == "linear" else W) @ R).cpu()
         return self._products[key]
 
-    def _operator(self, writer: Writer, alpha: float, beta: float) -> torch.Tensor:
-        key = (writer.name, alpha, beta)
-        if key not in self._operators:
-            self._operators[key] = guard_operator(
-                self._harmful[writer.name], self._harmless[writer.name], alpha=alpha, beta=beta, writer=writer.name
+    def _solution(self, writer: Writer, index: int, alpha: float, beta: float) -> dict[str, torch.Tensor]:
+        """Solutions ``(d_in, m)`` of the guarded system, for every direction set; the moments serve all betas."""
+        if (writer.name, index, alpha, beta) not in self._solutions:
+            products = [self._product(writer, name, index) for name in self._directions]
+            harmful, harmless = self._harmful[writer.name], self._harmless[writer.name]
+            n_keys = min(harmful.shape[1], harmless.shape[1])
+            solved = solve_guarded(
+                harmful[:, -n_keys:].to(torch.float32),
+                harmless[:, -n_keys:].to(torch.float32),
+                torch.cat(products, dim=1),
+                alpha=alpha,
+                betas={beta, *self._betas},
+                writer=writer.name,
             )
-        return self._operators[key]
+            widths = [product.shape[1] for product in products]
+            for value, solution in solved.items():
+                parts = dict(zip(self._directions, solution.split(widths, dim=1), strict=True))
+                self._solutions[writer.name, index, alpha, value] = parts
+        return self._solutions[writer.name, index, alpha, beta]
 
     def _bias(self, writer: Writer) -> torch.Tensor | None:
         if writer.bias_name is None:

@@ -6,6 +6,7 @@ is ``W^T R``: computed once per writer, it serves every subset and strength.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -62,35 +63,50 @@ def compose(
     return LowRankEdit(basis.V, WtR @ basis.combine @ removed.T, c, 1.0)
 
 
-def guarded(
-    operator: torch.Tensor, centred_keys: torch.Tensor, basis: Basis, WtR: torch.Tensor, strength: float
-) -> LowRankEdit:
+def guarded(basis: Basis, solution: torch.Tensor, strength: float) -> LowRankEdit:
     """Move harmful keys by their measured excess over the harmless mean, and hold harmless keys still.
 
-    ``A = P (X_h - 1 x_g^T) W^T V`` with ``P`` from :func:`guard_operator`, ``centred_keys`` ``(n_h, d_in)``. The bias
-    cancels in the excess, so the edit has no c.
+    ``solution`` ``(d_in, K)`` is that of :func:`solve_guarded` for the chosen directions; it is linear in them. The
+    bias cancels in the excess, so the edit has no c.
     """
-    return LowRankEdit(basis.V, operator @ (centred_keys @ (WtR @ basis.combine)), None, strength)
+    return LowRankEdit(basis.V, solution @ basis.combine, None, strength)
 
 
-def guard_operator(
-    harmful_keys: torch.Tensor, harmless_keys: torch.Tensor, *, alpha: float, beta: float, writer: str
-) -> torch.Tensor:
-    """``P = M^-1 X_h^T / n_h`` ``(d_in, n_h)``, ``M = X_h^T X_h / n_h + beta X_g^T X_g / n_g + alpha t I``.
+def solve_guarded(
+    harmful_keys: torch.Tensor,
+    harmless_keys: torch.Tensor,
+    WtR: torch.Tensor,
+    *,
+    alpha: float,
+    betas: Iterable[float],
+    writer: str,
+) -> dict[float, torch.Tensor]:
+    """For each beta the A ``(d_in, m)`` that minimises, over harmful keys ``X_h`` and harmless keys ``X_g``,
 
-    It maps wanted changes of the harmful keys to the least-squares A. ``t`` is the mean eigenvalue of the first two
-    terms, so alpha has no units. With fewer samples than features the system is solved among the samples (Woodbury).
+    ``|X_h A - T|^2 / n_h + beta |X_g A|^2 / n_g + alpha t |A|^2``, with ``T = (X_h - x_g) W^T R`` the excess of what is
+    written over the mean ``x_g`` of the harmless keys at the same position. ``t`` is the mean eigenvalue of the matrix
+    of the first two terms, so alpha has no units.
+
+    Keys are ``(n, P, d_in)``: P positions of each prompt, every one a sample. With fewer samples than inputs the system
+    is solved among the samples (Woodbury), else among the inputs.
 
     Raises NumericalError naming the writer, with the condition number, when the system is singular.
     """
-    n_h, n_g = len(harmful_keys), len(harmless_keys)
-    X = torch.cat([harmful_keys * n_h**-0.5, harmless_keys * (beta / n_g) ** 0.5])
-    ridge = alpha * float(X.square().sum()) / X.shape[1]
-    if X.shape[0] < X.shape[1]:
-        solved = _solve(X @ X.T, ridge, torch.eye(X.shape[0])[:, :n_h], writer)
-        operator: torch.Tensor = X.T @ solved * n_h**-0.5
-        return operator
-    return _solve(X.T @ X, ridge, harmful_keys.T / n_h, writer)
+    d_in = WtR.shape[0]
+    T = ((harmful_keys - harmless_keys.mean(dim=0)) @ WtR).flatten(0, 1)
+    X_h, X_g = harmful_keys.flatten(0, 1), harmless_keys.flatten(0, 1)
+    n_h, n_g = len(X_h), len(X_g)
+    powers = float(X_h.square().sum()) / n_h, float(X_g.square().sum()) / n_g
+    ridges = {beta: alpha * (powers[0] + beta * powers[1]) / d_in for beta in betas}
+    if n_h + n_g < d_in:
+        found = {}
+        for beta, ridge in ridges.items():
+            X = torch.cat([X_h * n_h**-0.5, X_g * (beta / n_g) ** 0.5])
+            wanted = torch.cat([T * n_h**-0.5, T.new_zeros(n_g, T.shape[1])])
+            found[beta] = X.T @ _solve(X @ X.T, ridge, wanted, writer)
+        return found
+    H, G, right = X_h.T @ X_h / n_h, X_g.T @ X_g / n_g, X_h.T @ T / n_h
+    return {beta: _solve(H + beta * G, ridge, right, writer) for beta, ridge in ridges.items()}
 
 
 def _solve(gram: torch.Tensor, ridge: float, right: torch.Tensor, writer: str) -> torch.Tensor:
@@ -102,5 +118,5 @@ def _solve(gram: torch.Tensor, ridge: float, right: torch.Tensor, writer: str) -
             f"the guarded edit of writer {writer} has no stable solution (condition number {condition:.3g}, "
             f"ridge {ridge:.3g}); raise alpha, or check that its inputs are not constant"
         )
-    solution: torch.Tensor = torch.cholesky_solve(right.contiguous(), factor)
+    solution: torch.Tensor = torch.cholesky_solve(right, factor)
     return solution

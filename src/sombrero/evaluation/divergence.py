@@ -139,12 +139,8 @@ def measure_divergence(
 ) -> Divergence:
     """First-token and sequence KL over the prompts, from the same forward passes.
 
-    The first continuation position is the first generated token. A subject compared with itself diverges by 0 and is
-    not run. Raises what :func:`continuation_batches` raises.
+    The first continuation position is the first generated token. Raises what :func:`continuation_batches` raises.
     """
-    if base is edited:
-        zeros = (0.0,) * len(prompts)
-        return Divergence(0.0, 0.0, zeros, zeros)
     by_position = _kl_by_position(base, edited, prompts, continuations, batch_tokens, on_progress)
     first = torch.stack([positions[0] for positions in by_position])
     sequence = torch.stack([positions.mean() for positions in by_position])

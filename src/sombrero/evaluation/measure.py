@@ -14,6 +14,7 @@ from sombrero.evaluation.divergence import base_continuations, measure_divergenc
 from sombrero.evaluation.generate import generate
 from sombrero.evaluation.statistics import wilson
 from sombrero.records import (
+    Divergence,
     Measurement,
     Proportion,
     RenderedPrompt,
@@ -72,6 +73,7 @@ def measure(
     sequence_tokens: int | None = None,
     batch_tokens: int = 4096,
     keep_harmful: bool = False,
+    n_whole: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Measurement, Mapping[str, Response]]:
     """Measure ``subject`` against ``base``; labels and verdicts of the measurement are those of the harmful prompts.
@@ -81,35 +83,37 @@ def measure(
     open at once.
 
     The second value holds the responses to harmless and borderline prompts by prompt id. Those to harmful prompts are
-    scored and dropped, and cut as soon as they are certain refusals, unless ``keep_harmful`` asks for them.
+    scored and dropped, and cut as soon as they are certain refusals, unless ``keep_harmful`` asks for them. Borderline
+    answers after the first ``n_whole`` end when it is settled whether they refuse.
     """
 
-    def answer(prompts: Sequence[RenderedPrompt], *, whole: bool = True) -> tuple[Response, ...]:
+    def answer(prompts: Sequence[RenderedPrompt], settled: Callable[[str], bool] | None = None) -> tuple[Response, ...]:
+        if not prompts:
+            return ()
         return generate(
             handle,
             prompts,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            settled=None if whole else _refuses_for_certain(detector),
+            settled=settled,
             on_progress=on_progress,
         )
 
     with subject() as handle:
-        harmful = answer(sets.harmful, whole=keep_harmful)
+        harmful = answer(sets.harmful, None if keep_harmful else _refuses_for_certain(detector))
         verdicts = _judge(detector, harmful)
         kept = harmful if keep_harmful else ()
         del harmful
         harmless = answer(sets.harmless)
-        borderline = answer(sets.borderline)
+        cut = None if keep_harmful else detector.settled
+        borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
     harmless_verdicts = _judge(detector, harmless)
     measurement = Measurement(
         refusals=_refusals(verdicts),
         false_refusals=_refusals(_judge(detector, borderline)),
         harmless_refusals=_refusals(harmless_verdicts),
         labels=_count_labels(verdicts),
-        kl=measure_divergence(
-            base, subject, sets.harmless, _continuations(base, sets, sequence_tokens), batch_tokens=batch_tokens
-        ),
+        kl=_diverge(subject, base, sets, sequence_tokens, batch_tokens),
         coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
         verdicts=verdicts,
     )
@@ -152,6 +156,16 @@ def _refusals(verdicts: Sequence[Verdict]) -> Proportion:
 def _count_labels(verdicts: Sequence[Verdict]) -> dict[str, int]:
     counts = Counter(verdict.label for verdict in verdicts)
     return {label: counts[label] for label in get_args(VerdictLabel)}
+
+
+def _diverge(
+    subject: Subject, base: Subject, sets: EvaluationSets, sequence_tokens: int | None, batch_tokens: int
+) -> Divergence:
+    if base is subject:
+        zeros = (0.0,) * len(sets.harmless)
+        return Divergence(0.0, 0.0, zeros, zeros)
+    continuations = _continuations(base, sets, sequence_tokens)
+    return measure_divergence(base, subject, sets.harmless, continuations, batch_tokens=batch_tokens)
 
 
 def _continuations(base: Subject, sets: EvaluationSets, sequence_tokens: int | None) -> tuple[tuple[int, ...], ...]:

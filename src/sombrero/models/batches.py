@@ -88,6 +88,11 @@ def common_prefix(rows: Sequence[Sequence[int]], limit: int) -> int:
     return max(0, limit)
 
 
+def common_suffix(rows: Sequence[Sequence[int]], limit: int) -> int:
+    """How many tokens, at most ``limit``, all rows end with."""
+    return common_prefix([tuple(reversed(row)) for row in rows], limit)
+
+
 def require_room(handle: ModelHandle, prompts: Sequence[RenderedPrompt], n_new: int) -> None:
     """Raise PromptError for a prompt without tokens, or one that leaves no room for ``n_new`` more in the context."""
     limit = getattr(handle.model.config.get_text_config(decoder=True), "max_position_embeddings", None)

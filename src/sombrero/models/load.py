@@ -119,7 +119,7 @@ def _load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBas
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the tokenizer of {config.source!r} cannot be loaded: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         raise ModelError(
@@ -133,6 +133,7 @@ def _load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBas
 
 def _load_weights(folder: Path, config: ModelConfig) -> PreTrainedModel:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -140,7 +141,7 @@ def _load_weights(folder: Path, config: ModelConfig) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights of {config.source!r} cannot be loaded: {_first_line(error)}") from error
     model.to(resolve_device(config.device))  # type: ignore[arg-type]
     model.eval()

@@ -1,16 +1,16 @@
 """Search for an edit: the space, the score of a trial, the study, the front."""
 
 from sombrero.search.front import pareto_front, rank_finalists
-from sombrero.search.objective import TrialBench, TrialScore, judge_prompts
-from sombrero.search.space import SearchSpace, make_space
+from sombrero.search.objective import TrialBench, TrialScore
+from sombrero.search.space import BETAS, SearchSpace, make_space
 from sombrero.search.study import finished_scores, open_study, run_study
 
 __all__ = [
+    "BETAS",
     "SearchSpace",
     "TrialBench",
     "TrialScore",
     "finished_scores",
-    "judge_prompts",
     "make_space",
     "open_study",
     "pareto_front",

@@ -25,6 +25,12 @@ def may_enter_front(candidate: TrialScore, scores: Sequence[TrialScore]) -> bool
     return not any(s.rate <= hopeful and _kl(s) <= _kl(candidate) for s in generated)
 
 
+def beaten_at(candidate: TrialScore, scores: Sequence[TrialScore]) -> int | None:
+    """The number of refusals at which a generated trial with no larger KL beats the candidate; None without one."""
+    rivals = [s.refusals for s in scores if s.refusals is not None and _kl(s) <= _kl(candidate)]
+    return min(rivals, default=None)
+
+
 def prediction_margin(generated: Sequence[TrialScore]) -> float:
     """By how much (a share of the prompts) the screening has overestimated refusals; at least PREDICTION_MARGIN."""
     errors = [(s.predicted_refusals or 0) / s.n - s.rate for s in generated]

@@ -10,17 +10,18 @@ import torch
 
 from sombrero.edits import EditPlanner, live_edit
 from sombrero.evaluation import Detector, first_token_log_probs, generate, kl, refusal_log_odds
-from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Verdict
+from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Response
 
 
 @dataclass(frozen=True)
 class TrialScore:
     """What a trial gave.
 
-    state ``generated``: refusals were counted on full answers; ``screened``: only the forward pass was made, and
-    another trial is better on both counts; ``failed``: ``error`` says why. ``refusals`` counts among ``n`` harmful
-    search prompts, None where nothing was generated; ``predicted_refusals`` is the screening's count from the log-odds
-    of the first token; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
+    state ``generated``: refusals were counted on answers to all harmful search prompts; ``screened``: another trial is
+    better on both counts, by the forward pass alone or by the refusals counted before generation was stopped;
+    ``failed``: ``error`` says why. ``refusals`` counts among ``n`` prompts, None unless generated;
+    ``predicted_refusals`` is the screening's count from the log-odds of the first token, or what was counted if that is
+    more; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
     """
 
     number: int
@@ -74,21 +75,44 @@ def screen(bench: TrialBench, number: int, parameters: EditParameters) -> TrialS
     )
 
 
-def complete(bench: TrialBench, screened: TrialScore) -> TrialScore:
-    """Generate for the harmful search prompts and count the refusals."""
+def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None = None) -> TrialScore:
+    """Generate for the harmful search prompts and count the refusals; an answer ends when its verdict is certain.
+
+    With ``beaten_at`` refusals another trial is better on both counts: generation stops there, and the trial stays
+    screened out. The text is dropped here.
+    """
     edit = bench.planner.build(screened.parameters)
+    race = _Race(bench.detector, beaten_at)
     with live_edit(bench.handle, bench.planner.writers, edit):
-        verdicts = judge_prompts(bench, bench.harmful)
+        responses = generate(
+            bench.handle,
+            bench.harmful,
+            max_new_tokens=bench.max_new_tokens,
+            batch_size=bench.batch_size,
+            settled=race.settled,
+        )
+    if race.lost:
+        return replace(screened, predicted_refusals=max(screened.predicted_refusals or 0, race.refusals))
+    verdicts = [bench.detector.judge(response) for response in responses]
     return replace(screened, state="generated", refusals=sum(v.label == "refusal" for v in verdicts))
 
 
-def judge_prompts(bench: TrialBench, prompts: Sequence[RenderedPrompt]) -> tuple[Verdict, ...]:
-    """Verdicts of the model as it stands. The text is dropped here; a row ends as soon as its verdict is certain."""
-    responses = generate(
-        bench.handle,
-        prompts,
-        max_new_tokens=bench.max_new_tokens,
-        batch_size=bench.batch_size,
-        settled=bench.detector.settled,
-    )
-    return tuple(bench.detector.judge(response) for response in responses)
+class _Race:
+    """Counts the refusals that are certain while answers are still being generated, and calls them all off."""
+
+    def __init__(self, detector: Detector, beaten_at: int | None) -> None:
+        self.refusals = 0
+        self._detector = detector
+        self._beaten_at = beaten_at
+
+    @property
+    def lost(self) -> bool:
+        return self._beaten_at is not None and self.refusals >= self._beaten_at
+
+    def settled(self, text: str) -> bool:
+        if self.lost:
+            return True
+        if not self._detector.settled(text):
+            return False
+        self.refusals += self._detector.judge(Response("", text, (), "settled")).label == "refusal"
+        return True

@@ -77,8 +77,9 @@ def make_space(
 ) -> SearchSpace:
     """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units with hits."""
     som = directions["som"]
-    hit = int((som.hit_counts > 0).sum(dim=1).min())
+    # state index 0 is left out: the template ends every prompt with the same token, so its embeddings hit one unit
+    hit = int((som.hit_counts[1:] > 0).sum(dim=1).min())
     ranks = range(min(max_units, hit))
     subsets = ["+".join(map(str, c)) for size in range(1, len(ranks) + 1) for c in combinations(ranks, size)]
     single = directions[SINGLE]
-    return SearchSpace(n_layers, rules, (SINGLE, *subsets), int(single.auroc[:, 0].argmax()))
+    return SearchSpace(n_layers, rules, (SINGLE, *subsets), 1 + int(single.auroc[1:, 0].argmax()))

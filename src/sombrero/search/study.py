@@ -8,7 +8,9 @@ sampler sees the same history and gives the same point.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isnan
 from typing import Any
 
 import optuna
@@ -17,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
 from sombrero.errors import NumericalError, RunError
-from sombrero.search.front import may_enter_front
+from sombrero.search.front import beaten_at, may_enter_front
 from sombrero.search.objective import TrialBench, TrialScore, complete, screen
 from sombrero.search.space import SearchSpace
 
@@ -38,7 +40,8 @@ def open_study(storage: str, identity: str) -> optuna.Study:
     known = study.user_attrs.get(IDENTITY)
     if known is None:
         study.set_user_attr(IDENTITY, identity)
-        study.set_metric_names(list(OBJECTIVES))
+        with _quiet():
+            study.set_metric_names(list(OBJECTIVES))
     elif known != identity:
         raise RunError(
             f"the study in {storage} belongs to another model, prompts or configuration ({known[:12]}, this run is "
@@ -87,9 +90,11 @@ def _score(
         candidate = screen(bench, number, parameters)
     except NumericalError as error:
         return TrialScore(number, parameters, "failed", len(bench.harmful), error=str(error))
-    if candidate.kl is None or candidate.kl != candidate.kl:
+    if any(value is None or isnan(value) for value in (candidate.kl, candidate.log_odds)):
         return TrialScore(number, parameters, "failed", len(bench.harmful), error="the edited model gives NaN logits")
-    return complete(bench, candidate) if may_enter_front(candidate, scores) else candidate
+    if not may_enter_front(candidate, scores):
+        return candidate
+    return complete(bench, candidate, beaten_at=beaten_at(candidate, scores))
 
 
 def _tell(study: optuna.Study, number: int, score: TrialScore) -> None:
@@ -109,18 +114,25 @@ def _close(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def _sampler(space: SearchSpace, number: int, seed: int) -> BaseSampler:
     # TPE sees screened trials with their predicted refusals: a poor prediction still says "not here".
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with _quiet():
         sampler = TPESampler(
-            seed=seed * 1_000_003 + number,
+            seed=(seed * 1_000_003 + number) % 2**32,
             multivariate=True,
             n_startup_trials=STARTUP_TRIALS,
-            warn_independent_sampling=False,
         )
         starts = space.warm_starts()
         if number < len(starts):
             return PartialFixedSampler(starts[number], sampler)
     return sampler
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's warnings of what is experimental, or deprecated in its newest version alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _is_finished(trial: FrozenTrial) -> bool:

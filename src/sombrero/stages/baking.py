@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sombrero.checkpoints import BakeReport, bake, verify_untouched
+from sombrero.checkpoints.companions import RECORD_NAME
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.evaluation import first_token_log_probs
 from sombrero.models import load_model
 from sombrero.progress import Progress
-from sombrero.records import Measurement, ModelEdit, Verdict, Verification
+from sombrero.records import Effect, Measurement, ModelEdit, Verdict, Verification
 from sombrero.session import Session
 from sombrero.stages.searching import measure_subject, report_sets, subject
 
@@ -26,20 +27,22 @@ LOG_PROB_FLOOR = math.log(1e-3)
 def bake_edit(
     session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
 ) -> BakeReport:
-    """Write the edited checkpoint to ``out``, replacing an earlier bake of the same run."""
+    """Write the edited checkpoint to ``out``, replacing an earlier bake there, but no checkpoint of somebody else's."""
     with progress.stage("bake"):
-        return bake(session.folder, edit, session.writers, out, provenance=provenance, overwrite=True)
+        replace = (out / RECORD_NAME).is_file()
+        return bake(session.folder, edit, session.writers, out, provenance=provenance, overwrite=replace)
 
 
 def verify_bake(
-    session: Session, edit: ModelEdit, live: Measurement, baked: BakeReport, progress: Progress
+    session: Session, edit: ModelEdit, effect: Effect, baked: BakeReport, progress: Progress
 ) -> Verification:
     """Reload the checkpoint, measure it on the reporting prompts, and compare it with the live edit.
 
     Raises CheckpointError when an untouched tensor changed, or the measured effect is not the live edit's.
     """
     compared = verify_untouched(session.folder, baked.out, baked.edited)
-    sets = report_sets(session)
+    live = effect.finalists[0].measurement
+    sets = report_sets(session, effect.continuations)
     prompts = (*sets.harmful, *sets.harmless)
     batch_tokens = session.config.states.batch_tokens
     with live_edit(session.handle, session.writers, edit):

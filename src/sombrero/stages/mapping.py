@@ -57,6 +57,7 @@ def collect(session: Session, role: str, progress: Progress) -> HiddenStates:
             session.writers,
             prompts,
             batch_tokens=session.config.states.batch_tokens,
+            key_positions=session.config.states.key_positions,
             winsorize=session.config.states.winsorize,
             on_progress=advance,
         )
@@ -113,8 +114,12 @@ def find_directions(
 
 
 def account(session: Session) -> list[LayerAccounting]:
-    """Residual accounting on a few map prompts of both roles."""
+    """Residual accounting on a few map prompts of both roles.
+
+    Raises NumericalError, naming layer and prompt, when the model is not finite there: no figure of it would mean much.
+    """
     probe = [*session.rendered("harmful", "map")[:PROBE_PROMPTS], *session.rendered("harmless", "map")[:PROBE_PROMPTS]]
+    collect_states(session.handle, session.architecture, session.writers, probe)
     return list(account_residuals(session.handle, session.architecture, session.writers, probe))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 
 from sombrero.edits import EditPlanner, edited
 from sombrero.errors import RunError
 from sombrero.evaluation import (
     EvaluationSets,
-    base_continuations,
     first_token_log_probs,
     measure,
     refusal_tokens,
@@ -82,6 +82,10 @@ def measure_effect(
     base = subject(session.handle)
     with progress.stage("measure base", sets.count) as advance:
         base_measurement, base_responses = measure_subject(session, base, base, sets, advance)
+    # the base model's own answers, not generated twice
+    length = settings.evaluation.sequence_tokens
+    begun = tuple(base_responses[p.prompt.id].token_ids[:length] for p in sets.harmless)
+    sets = replace(sets, continuations=begun)
     found: list[Finalist] = []
     responses: dict[str, Mapping[str, Response]] = {"base": base_responses}
     for score in finalists:
@@ -92,17 +96,16 @@ def measure_effect(
         found.append(Finalist(score.number, score.parameters, measurement))
         responses.setdefault("edited", edited_responses)
     shown = samples(base_responses, responses["edited"], sets, settings.evaluation.samples)
-    return Effect(base_measurement, finalists[0].number, tuple(found), shown), responses
+    return Effect(base_measurement, finalists[0].number, tuple(found), shown, begun), responses
 
 
-def report_sets(session: Session) -> EvaluationSets:
-    """The reporting prompts, with the base model's own continuations for the sequence KL."""
-    harmless = session.rendered("harmless", "report")
+def report_sets(session: Session, continuations: tuple[tuple[int, ...], ...] = ()) -> EvaluationSets:
+    """The reporting prompts; with the base model's own continuations, where they are known, for the sequence KL."""
     return EvaluationSets(
         harmful=session.rendered("harmful", "report"),
-        harmless=harmless,
+        harmless=session.rendered("harmless", "report"),
         borderline=session.rendered("borderline", "report"),
-        continuations=base_continuations(session.handle, harmless, session.config.evaluation.sequence_tokens),
+        continuations=continuations,
     )
 
 
@@ -118,7 +121,9 @@ def measure_subject(
         detector=session.detector,
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
+        sequence_tokens=settings.sequence_tokens,
         batch_tokens=session.config.states.batch_tokens,
+        n_whole=settings.samples,
         keep_harmful=settings.keep_responses,
         on_progress=advance,
     )

@@ -1,4 +1,4 @@
-"""Collect hidden states and writer inputs at the last token of each prompt, with forward hooks."""
+"""Collect hidden states and writer inputs at the end of each prompt, with forward hooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from sombrero.architectures import Architecture, get_layers
 from sombrero.errors import NumericalError
-from sombrero.models.batches import Forward, prepare_batch, token_batches
+from sombrero.models.batches import Forward, common_suffix, prepare_batch, token_batches
 from sombrero.records import HiddenStates, ModelHandle, RenderedPrompt, Writer
 
 
@@ -22,22 +22,26 @@ def collect_states(
     prompts: Sequence[RenderedPrompt],
     *,
     batch_tokens: int = 4096,
+    key_positions: int = 1,
     winsorize: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> HiddenStates:
-    """Run the prompts through the model once and keep what stands at their last token.
+    """Run the prompts through the model once and keep what stands at their end.
 
-    ``batch_tokens`` bounds the tokens of a forward batch, padding included. ``winsorize`` clips each hidden state at
-    that quantile of its absolute values. Returns float32 tensors on the CPU, in the order of ``prompts``.
+    Writer inputs are kept at ``key_positions`` tokens, but at no more than all prompts have in common at their end: the
+    template's tail. ``batch_tokens`` bounds the tokens of a forward batch, padding included. ``winsorize`` clips each
+    hidden state at that quantile of its absolute values. Returns tensors on the CPU, in the order of ``prompts``.
 
     Raises NumericalError when a state is NaN or infinite, naming the layer and the prompt.
     """
-    recorder = _Recorder()
+    rows = [prompt.token_ids for prompt in prompts]
+    n_keys = max(1, common_suffix(rows, min(key_positions, min(map(len, rows)) - 1)))
+    recorder = _Recorder(n_keys)
     forward, layers = Forward(handle.model), get_layers(handle.model, architecture)
     order: list[int] = []
     with torch.inference_mode():
-        for indices in token_batches([len(p.token_ids) for p in prompts], batch_tokens):
-            batch = prepare_batch(handle, [prompts[i].token_ids for i in indices])
+        for indices in token_batches([len(row) for row in rows], batch_tokens):
+            batch = prepare_batch(handle, [rows[i] for i in indices], n_last=n_keys)
             with recorder.attached(handle.model, layers, writers):
                 forward.last_logits(batch, 1)
             order.extend(indices)
@@ -55,7 +59,8 @@ def collect_states(
 class _Recorder:
     """Keeps, for every layer and writer, the rows that the hooks see at the last token of each prompt."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_keys: int) -> None:
+        self._n_keys = n_keys
         self._hidden: dict[int, list[torch.Tensor]] = {}
         self._inputs: dict[str, list[torch.Tensor]] = {}
 
@@ -91,7 +96,7 @@ class _Recorder:
 
     def _keep_input(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._inputs.setdefault(name, []).append(_last_rows(args[0]))
+            self._inputs.setdefault(name, []).append(args[0][:, -self._n_keys :].to("cpu"))
 
         return hook
 
