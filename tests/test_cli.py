@@ -25,6 +25,7 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
     },
     "prompts": {
         "harmful": "a.txt", "harmless": "b-{split}.txt", "borderline": "c:train", "column": "goal", "limit": 7,
+        "search_limit": 4, "report_limit": 5,
         "system_prompt": "Be kind.", "max_tokens": 99,
     },
     "states": {"batch_tokens": 128, "key_positions": 3, "winsorize": 0.99},

@@ -53,8 +53,6 @@ MOMENTS = (
     "entered=states of harmless",
     "trials=1",
     "trials=3",
-    "stage=effect",
-    "entered=bake",
     "file=model.partial-*/*.unfinished",
     "entered=measure baked",
 )
@@ -218,8 +216,9 @@ def test_keep_responses_writes_the_text_and_says_so(tmp_path: Path) -> None:
     assert {line["model"] for line in lines} == {"base", "edited"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_summary(finished: Finished, tmp_path: Path) -> None:
-    """SIGKILL at seven moments, from the first states to the proof of the bake; then the same call again."""
+    """SIGKILL at five moments, from the first states to the proof of the bake; then the same call again."""
     (tmp_path / "config.json").write_text(finished.config.model_dump_json())
     command = [sys.executable, "-m", "tests.killed_runs", str(tmp_path / "config.json"), str(tmp_path), *MOMENTS]
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])

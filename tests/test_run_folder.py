@@ -92,6 +92,45 @@ def test_a_folder_that_is_no_run_is_left_alone(fresh: bool, tmp_path: Path) -> N
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_process_killed_before_its_first_manifest_leaves_a_folder_to_start_in(tmp_path: Path) -> None:
+    (tmp_path / "run.json.partial").write_text("{")
+    with RunFolder.open(tmp_path, CONFIG) as folder:
+        assert numbers(folder, []) == [1, 2]
+
+
+def test_a_start_over_that_was_killed_leaves_no_finished_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of the old run was still there, the next call makes everything anew, with --fresh or without."""
+    calls: list[str] = []
+    with RunFolder.open(tmp_path, CONFIG) as folder:
+        numbers(folder, calls)
+    other = load_config(None, {"map": {"n_rows": 7}})
+
+    def interrupt(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "unlink", interrupt)
+        with pytest.raises(KeyboardInterrupt), RunFolder.open(tmp_path, other, fresh=True):
+            pass
+    assert (tmp_path / "a.json").exists()
+    with pytest.raises(RunError, match="cannot be read"):
+        read_config(tmp_path)
+    with RunFolder.open(tmp_path, other) as folder:
+        numbers(folder, calls)
+    assert calls == ["a", "a"]
+    assert read_config(tmp_path) == other
+
+
+def test_settings_that_this_version_does_not_know_are_an_error(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, CONFIG):
+        pass
+    manifest = json.loads((tmp_path / "run.json").read_bytes())
+    manifest["config"]["map"]["n_planes"] = 3
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"map\.n_planes"):
+        read_config(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99, "stages": {}}'])
 def test_a_damaged_manifest_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)

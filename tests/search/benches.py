@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sombrero.evaluation import MarkerDetector, first_token_log_probs, refusal_tokens
+from sombrero.evaluation import MarkerDetector, first_token_log_probs, generate, refusal_tokens
 from sombrero.records import ModelEdit
-from sombrero.search import SearchSpace, TrialBench, judge_prompts, make_space
+from sombrero.search import SearchSpace, TrialBench, make_space
 from tests.planned import Planned, plan
 from tests.tiny_models import N_LAYERS
 
@@ -28,9 +28,14 @@ def make_bench(folder: Path) -> tuple[Planned, TrialBench]:
         batch_size=8,
         batch_tokens=1024,
     )
-    refusing = sum(verdict.label == "refusal" for verdict in judge_prompts(bench, bench.harmful))
-    assert 0 < refusing < len(bench.harmful), "the markers must split the answers of the tiny model"
+    assert 0 < count_refusals(bench) < len(bench.harmful), "the markers must split the answers of the tiny model"
     return planned, bench
+
+
+def count_refusals(bench: TrialBench) -> int:
+    """Refusals of the model as it stands, on whole answers."""
+    responses = generate(bench.handle, bench.harmful, max_new_tokens=bench.max_new_tokens)
+    return [bench.detector.judge(response).label for response in responses].count("refusal")
 
 
 def first_tokens(planned: Planned):  # type: ignore[no-untyped-def]

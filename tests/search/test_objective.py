@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sombrero.edits import live_edit
-from sombrero.evaluation import generate
 from sombrero.records import EditParameters, ModelEdit, RenderedPrompt
-from sombrero.search import TrialBench, judge_prompts
+from sombrero.search import TrialBench
 from sombrero.search.objective import complete, screen
 from tests.planned import Planned, parameters
-from tests.search.benches import make_bench
+from tests.search.benches import count_refusals, make_bench
 
 POINTS = (
     parameters("guarded"),
@@ -73,18 +73,33 @@ def test_completing_counts_refusals_as_the_detector_does_on_whole_answers(
     screened = screen(bench, 0, point)
     score = complete(bench, screened)
     with live_edit(planned.handle, planned.writers, planned.planner.build(point)):
-        responses = generate(planned.handle, planned.harmful_prompts, max_new_tokens=bench.max_new_tokens)
-    labels = [bench.detector.judge(response).label for response in responses]
-    assert score.refusals == labels.count("refusal")
+        expected = count_refusals(bench)
+    assert score.refusals == expected
     assert score.state == "generated"
     assert (score.kl, score.predicted_refusals, score.n) == (screened.kl, screened.predicted_refusals, screened.n)
 
 
+@pytest.mark.parametrize("point", POINTS, ids=lambda p: p.rule)
+def test_a_race_is_called_off_only_when_it_is_lost(made: tuple[Planned, TrialBench], point: EditParameters) -> None:
+    """Beaten at a number of refusals: never called off below it, and then no more is claimed than was seen."""
+    _, bench = made
+    screened = replace(screen(bench, 0, point), predicted_refusals=0)
+    whole = complete(bench, screened)
+    assert whole.refusals is not None
+    for beaten_at in range(1, len(bench.harmful) + 2):
+        raced = complete(bench, screened, beaten_at=beaten_at)
+        if raced.state == "generated":
+            assert raced == whole
+        else:
+            assert raced.refusals is None and raced.state == "screened"
+            assert beaten_at <= (raced.predicted_refusals or 0) <= whole.refusals
+
+
 def test_scoring_leaves_the_model_as_it_was(made: tuple[Planned, TrialBench]) -> None:
     planned, bench = made
-    before = judge_prompts(bench, bench.harmful), {k: v.clone() for k, v in planned.handle.model.state_dict().items()}
+    before = count_refusals(bench), {k: v.clone() for k, v in planned.handle.model.state_dict().items()}
     complete(bench, screen(bench, 0, POINTS[0]))
-    assert judge_prompts(bench, bench.harmful) == before[0]
+    assert count_refusals(bench) == before[0]
     assert all(value.equal(before[1][name]) for name, value in planned.handle.model.state_dict().items())
 
 
