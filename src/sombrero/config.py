@@ -83,6 +83,7 @@ class SearchConfig(Section):
     rules: tuple[RuleName, ...] = ("guarded", "project", "compose")
     max_units: int = Field(3, ge=1, description="At most this many of the most salient units in one edit.")
     target_rate: float = Field(0.05, ge=0, le=1, description="Pick the cheapest edit with at most this refusal rate.")
+    max_kl: float = Field(0.15, gt=0, description="First-token KL (nats) that the picked edit should not exceed.")
     finalists: int = Field(3, ge=1, description="Edits of the front re-scored on the reporting prompts.")
     storage: str | None = Field(None, description="Optuna storage URL; default: an SQLite file in the run folder.")
 

@@ -98,7 +98,7 @@ class Pipeline:
         """The study, up to the configured number of trials."""
         path = self.folder.path / "trials.jsonl"
         settings = self.config.search
-        same_study = settings.model_dump(mode="json", exclude={"trials", "finalists", "target_rate"})
+        same_study = settings.model_dump(mode="json", exclude={"trials", "finalists", "target_rate", "max_kl"})
         identity = fingerprint([same_study, self.config.seed, self._upstream("directions", "baseline")])
 
         def make() -> tuple[TrialScore, ...]:
@@ -121,7 +121,7 @@ class Pipeline:
                 self._keep_responses(responses)
             return effect
 
-        return self.folder.once_json("effect", self._inputs("evaluation", after=("search",)), Effect, make)
+        return self.folder.once_json("effect", self._inputs("evaluation", "search", after=("search",)), Effect, make)
 
     def chosen_edit(self, effect: Effect) -> ModelEdit:
         """The picked trial's edit, as tensors."""

@@ -316,12 +316,15 @@ class Verification:
     """The baked checkpoint, reloaded, beside the live edit on the same prompts.
 
     flips: harmful prompts whose verdict (refusal or not) differs. max_log_prob_difference: over first-token log-probs
-    that the live edit puts above ``LOG_PROB_FLOOR``; mean_log_prob_difference likewise.
+    to which the live edit gives at least 0.001; mean_log_prob_difference likewise. The rounding differences are those
+    between the trial's unrounded edit and the baked checkpoint: what storing the edit in the checkpoint's dtype costs.
     """
 
     measurement: Measurement
     flips: tuple[str, ...]
     max_log_prob_difference: float
     mean_log_prob_difference: float
+    max_rounding_difference: float
+    mean_rounding_difference: float
     edited_tensors: int
     untouched_tensors: int

@@ -64,7 +64,7 @@ def search(
     with _pipeline(config, out, fresh, progress) as pipeline:
         pipeline.check_identity()
         scores = pipeline.search(pipeline.map())
-        front = [asdict(score) for score in rank_finalists(scores, config.search.target_rate)]
+        front = [asdict(score) for score in rank_finalists(scores, config.search.target_rate, config.search.max_kl)]
         return {"run": str(pipeline.folder.path), "trials": len(scores), "front": front}
 
 

@@ -41,6 +41,23 @@ def test_live_equals_baked(family: str, rule: RuleName, map_layer: int | None, t
     assert torch.equal(log_probs(planned.handle.model, planned), base), "hooks were left behind"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rule", RULES)
+def test_rounded_live_edit_is_the_baked_bfloat16_checkpoint_to_the_bit(
+    family: str, rule: RuleName, tmp_path: Path
+) -> None:
+    planned = plan(family, tmp_path / "base", dtype=torch.bfloat16)
+    edit = planned.planner.build(parameters(rule, strength=0.8))
+    with live_edit(planned.handle, planned.writers, edit, rounded=True):
+        live = log_probs(planned.handle.model, planned)
+    with live_edit(planned.handle, planned.writers, edit):
+        unrounded = log_probs(planned.handle.model, planned)
+    report = bake(tmp_path / "base", edit, planned.writers, tmp_path / "baked", provenance={"test": rule})
+    baked = log_probs(AutoModelForCausalLM.from_pretrained(report.out, dtype=torch.bfloat16), planned)
+    assert torch.equal(live, baked)
+    assert not torch.equal(unrounded, baked), "rounding costs something, or the comparison proves nothing"
+
+
 @pytest.mark.parametrize("family", FAMILIES_WITH_OUTPUT_BIAS)
 @pytest.mark.parametrize("rule", RULES)
 def test_biases_are_edited_too(family: str, rule: RuleName, tmp_path: Path) -> None:

@@ -100,22 +100,26 @@ def test_the_margin_covers_every_overestimate_so_far(scores: tuple[TrialScore, .
     assert margin == PREDICTION_MARGIN or any((s.predicted_refusals or 0) / N - s.rate == margin for s in generated)
 
 
-@given(studies(), st.floats(0, 1))
+@given(studies(), st.floats(0, 1), st.floats(0.01, 3))
 def test_the_pick_is_the_cheapest_within_the_target_else_the_one_that_refuses_least(
-    scores: tuple[TrialScore, ...], target: float
+    scores: tuple[TrialScore, ...], target: float, max_kl: float
 ) -> None:
-    ranked = rank_finalists(scores, target)
+    ranked = rank_finalists(scores, target, max_kl)
     assert sorted(s.number for s in ranked) == sorted(s.number for s in pareto_front(scores))
     generated = [s for s in scores if s.state == "generated" and s.kl is not None]
     if not generated:
         assert ranked == ()
         return
-    within = [s for s in generated if s.rate <= target]
+    bounded = [s for s in generated if s.kl is not None and s.kl <= max_kl]
+    within = [s for s in bounded if s.rate <= target]
     if within:
         assert ranked[0].rate <= target
         assert ranked[0].kl == min(s.kl for s in within if s.kl is not None)
+    elif bounded:
+        assert ranked[0].kl is not None and ranked[0].kl <= max_kl
+        assert ranked[0].rate == min(s.rate for s in bounded)
     else:
-        assert ranked[0].rate == min(s.rate for s in generated)
+        assert ranked[0].kl == min(s.kl for s in generated if s.kl is not None)
 
 
 @given(studies(), st.floats(0, 1), st.randoms(use_true_random=False))
@@ -123,7 +127,7 @@ def test_the_order_of_the_trials_does_not_matter(scores: tuple[TrialScore, ...],
     shuffled = list(scores)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert pareto_front(shuffled) == pareto_front(scores)
-    assert rank_finalists(shuffled, target) == rank_finalists(scores, target)
+    assert rank_finalists(shuffled, target, 0.5) == rank_finalists(scores, target, 0.5)
 
 
 @pytest.mark.parametrize(

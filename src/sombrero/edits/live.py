@@ -9,14 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from sombrero.edits.kernels import edit_output
+from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.errors import ArchitectureError
-from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer
+from sombrero.records import Layout, LowRankEdit, ModelEdit, ModelHandle, Subject, Writer
+
+Hook = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
 
 
 @contextmanager
-def live_edit(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit) -> Iterator[ModelHandle]:
+def live_edit(
+    handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit, *, rounded: bool = False
+) -> Iterator[ModelHandle]:
     """The handle, behaving as the edited model for as long as the context lasts.
+
+    ``rounded`` makes it behave as the baked checkpoint will, to the bit: each edited writer runs with its edited weight
+    rounded to the weight's dtype, as the bake stores it. That holds a copy of these weights for as long as it lasts;
+    without it, the edit is two thin products beside the writer, exact in float32, and nothing is copied.
 
     Raises ArchitectureError when the edit names a writer that the model does not have.
     """
@@ -28,16 +36,17 @@ def live_edit(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit) -
     try:
         for name, low_rank in edit.items():
             module = handle.model.get_submodule(by_name[name].module_path)
-            hooks.append(module.register_forward_hook(_correct(_placed(low_rank, module))))
+            hook = _replace(low_rank, module, by_name[name].layout) if rounded else _correct(_placed(low_rank, module))
+            hooks.append(module.register_forward_hook(hook))
         yield handle
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle_of_hook in hooks:
+            handle_of_hook.remove()
 
 
-def edited(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit) -> Subject:
-    """The live-edited model as a subject to measure."""
-    return lambda: live_edit(handle, writers, edit)
+def edited(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit, *, rounded: bool = False) -> Subject:
+    """The live-edited model as a subject to measure; see :func:`live_edit`."""
+    return lambda: live_edit(handle, writers, edit, rounded=rounded)
 
 
 def _placed(edit: LowRankEdit, module: nn.Module) -> LowRankEdit:
@@ -47,8 +56,20 @@ def _placed(edit: LowRankEdit, module: nn.Module) -> LowRankEdit:
     return LowRankEdit(edit.V.to(device, torch.float32), edit.A.to(device, torch.float32), c, edit.strength)
 
 
-def _correct(edit: LowRankEdit) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]:
+def _correct(edit: LowRankEdit) -> Hook:
     def hook(_module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         return edit_output(output, args[0], edit)
+
+    return hook
+
+
+def _replace(edit: LowRankEdit, module: nn.Module, layout: Layout) -> Hook:
+    weight = edit_weight(module.get_parameter("weight").detach(), edit, layout)
+    rows = weight if layout == "linear" else weight.T
+    old = module.bias
+    bias = edit_bias(old.detach(), edit) if isinstance(old, torch.Tensor) else None
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], _output: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(args[0], rows, bias)
 
     return hook

@@ -37,10 +37,16 @@ def prediction_margin(generated: Sequence[TrialScore]) -> float:
     return max([PREDICTION_MARGIN, *errors])
 
 
-def rank_finalists(scores: Sequence[TrialScore], target_rate: float) -> tuple[TrialScore, ...]:
-    """The front, best first: the lowest KL among trials within the target rate, then the fewest refusals."""
+def rank_finalists(scores: Sequence[TrialScore], target_rate: float, max_kl: float) -> tuple[TrialScore, ...]:
+    """The front, best first. Trials within ``max_kl`` come before all others.
+
+    Of these, the lowest KL among those within the target rate of refusals; where there is none, the fewest refusals.
+    Trials beyond ``max_kl`` follow by rising KL.
+    """
 
     def order(score: TrialScore) -> tuple[float, float, float, int]:
+        if _kl(score) > max_kl:
+            return (2.0, _kl(score), score.rate, score.number)
         if score.rate <= target_rate:
             return (0.0, _kl(score), score.rate, score.number)
         return (1.0, score.rate, _kl(score), score.number)

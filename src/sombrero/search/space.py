@@ -13,7 +13,7 @@ from sombrero.records import DirectionSet, EditParameters, LayerProfile, RuleNam
 
 ALPHA = 0.01
 BETAS = (0.5, 1.0, 2.0, 4.0)
-STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 2.5), "mlp": (0.0, 1.5)}
+STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.0), "mlp": (0.0, 1.5)}
 SINGLE = "single"
 
 
@@ -58,18 +58,22 @@ class SearchSpace:
         )
 
     def warm_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first: the single direction and the map's units on a wide window, then on attention alone."""
-        base = {"map_layer": "own", "first_layer": self.n_layers // 3, "last_layer": self.n_layers - 1}
-        wide = {"strength_attention": 1.0, "strength_mlp": 1.0}
+        """Points to try first: the single direction and the map's units, on late and on wide windows."""
+        last = {"map_layer": "own", "last_layer": self.n_layers - 1}
+        late, wide = {**last, "first_layer": (3 * self.n_layers) // 5}, {**last, "first_layer": self.n_layers // 3}
+        strong = {"strength_attention": 2.5, "strength_mlp": 0.5}
+        even = {"strength_attention": 1.0, "strength_mlp": 1.0}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
-        units = [self.unit_sets[0], self.unit_sets[-1]]
-        points: list[dict[str, Any]] = []
-        for strengths in (wide, attention):
-            for rule in self.rules:
-                for choice in units if rule == "guarded" else units[:1]:
-                    point = {**base, **strengths, "rule": rule, "units": choice}
-                    points.append({**point, "beta": 1.0} if rule == "guarded" else point)
-        return tuple(points)
+        single, units = self.unit_sets[0], self.unit_sets[-1]
+        points: tuple[dict[str, Any], ...] = (
+            {**late, **strong, "rule": "guarded", "units": single, "beta": 0.5},
+            {**late, **strong, "rule": "guarded", "units": units, "beta": 0.5},
+            {**wide, **even, "rule": "guarded", "units": single, "beta": 1.0},
+            {**wide, **attention, "rule": "guarded", "units": single, "beta": 1.0},
+            {**wide, **attention, "rule": "project", "units": single},
+            {**wide, **attention, "rule": "compose", "units": units},
+        )
+        return tuple(point for point in points if point["rule"] in self.rules)
 
 
 def make_space(

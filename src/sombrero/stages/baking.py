@@ -46,17 +46,22 @@ def verify_bake(
     prompts = (*sets.harmful, *sets.harmless)
     batch_tokens = session.config.states.batch_tokens
     with live_edit(session.handle, session.writers, edit):
+        unrounded = first_token_log_probs(session.handle, prompts, batch_tokens=batch_tokens)
+    with live_edit(session.handle, session.writers, edit, rounded=True):
         expected = first_token_log_probs(session.handle, prompts, batch_tokens=batch_tokens)
     handle = load_model(session.config.model.model_copy(update={"source": str(baked.out), "revision": None}))
     found = first_token_log_probs(handle, prompts, batch_tokens=batch_tokens)
     with progress.stage("measure baked", sets.count) as advance:
         measurement, _ = measure_subject(session, subject(handle), subject(session.handle), sets, advance)
     difference = (found - expected).abs()[expected > LOG_PROB_FLOOR]
+    rounding = (found - unrounded).abs()[unrounded > LOG_PROB_FLOOR]
     verification = Verification(
         measurement=measurement,
         flips=refusal_flips(live.verdicts, measurement.verdicts),
         max_log_prob_difference=float(difference.max()),
         mean_log_prob_difference=float(difference.mean()),
+        max_rounding_difference=float(rounding.max()),
+        mean_rounding_difference=float(rounding.mean()),
         edited_tensors=len(baked.edited),
         untouched_tensors=len(compared.untouched),
     )

@@ -74,7 +74,7 @@ def measure_effect(
     The second value holds the responses of the base and of the picked edit, by name, for ``--keep-responses``.
     """
     settings = session.config
-    finalists = rank_finalists(scores, settings.search.target_rate)[: settings.search.finalists]
+    finalists = rank_finalists(scores, settings.search.target_rate, settings.search.max_kl)[: settings.search.finalists]
     if not finalists:
         errors = sorted({score.error for score in scores if score.error})
         raise RunError(f"none of the {len(scores)} trials could be scored: {'; '.join(errors[:3])}")
@@ -91,7 +91,7 @@ def measure_effect(
     for score in finalists:
         edit = planner.build(score.parameters)
         with progress.stage(f"measure trial {score.number}", sets.count) as advance:
-            live = edited(session.handle, session.writers, edit)
+            live = edited(session.handle, session.writers, edit, rounded=True)
             measurement, edited_responses = measure_subject(session, live, base, sets, advance)
         found.append(Finalist(score.number, score.parameters, measurement))
         responses.setdefault("edited", edited_responses)

@@ -52,6 +52,8 @@ def summarize(
             "flips": list(verification.flips),
             "max_log_prob_difference": verification.max_log_prob_difference,
             "mean_log_prob_difference": verification.mean_log_prob_difference,
+            "max_rounding_difference": verification.max_rounding_difference,
+            "mean_rounding_difference": verification.mean_rounding_difference,
         },
         "coverage": {
             "max_relative_error": max(entry.relative_error for entry in accounting),
