@@ -58,6 +58,10 @@ class StatesConfig(Section):
     key_positions: int = Field(
         5, ge=1, description="Tokens at the end of a prompt whose writer inputs are kept; at most the template's tail."
     )
+    key_answer_tokens: int = Field(
+        6, ge=0, description="Tokens of an answer's opening whose writer inputs are kept too, for the rule guarded."
+    )
+    guards: int = Field(320, ge=1, description="At most this many harmless map prompts give guard keys.")
     winsorize: float | None = Field(None, gt=0.5, lt=1, description="Clip each state at this quantile of its |values|.")
 
 

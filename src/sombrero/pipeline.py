@@ -214,10 +214,16 @@ class Pipeline:
 
     def _states(self, role: Literal["harmful", "harmless"]) -> HiddenStates:
         path = self.folder.path / "states"
+        openings = self.folder.once_json(
+            "openings",
+            self._inputs("states"),
+            list[tuple[int, ...]],
+            lambda: mapping.begin_answers(self.session, self.progress),
+        )
         return self.folder.once(
             f"states-{role}",
-            self._inputs("states"),
-            lambda: mapping.collect(self.session, role, self.progress),
+            self._inputs("states", after=("openings",)),
+            lambda: mapping.collect(self.session, role, openings, self.progress),
             lambda states: save_states(states, shard_path(path, role, 0)),
             lambda: load_states(path, role),
         )

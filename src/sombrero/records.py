@@ -86,8 +86,9 @@ class Writer:
 class HiddenStates:
     """What one forward pass over a set of prompts left at the end of each prompt.
 
-    hidden: ``(n, L + 1, d)`` float32, at the last token. writer_inputs: writer name -> ``(n, P, d_in)`` in the model's
-    dtype, the writer's input ``x`` at the last P tokens, which the chat template gives to all prompts alike.
+    hidden: ``(n, L + 1, d)`` float32, at the prompt's last token. writer_inputs: writer name -> ``(n, P, d_in)`` in the
+    model's dtype, the writer's input ``x`` at P tokens: those that the chat template gives to all prompts alike, and
+    those of an answer's opening. There may be fewer rows of them than prompts, the first ones.
     """
 
     prompt_ids: tuple[str, ...]

@@ -164,7 +164,7 @@ def samples(texts: tuple[str, ...] = ()) -> tuple[Sample, ...]:
 def effect(texts: tuple[str, ...] = ()) -> Effect:
     """Base and three finalists; trial 3 is picked."""
     found = tuple(Finalist(n, parameters(n), measurement(4 + n, 9, 0.08 + n / 100)) for n in (3, 1, 0))
-    return Effect(measurement(92, 41, 0.0), 3, found, samples(texts))
+    return Effect(measurement(92, 41, 0.0), 3, found, samples(texts), ((1, 2),))
 
 
 def write_run(
@@ -182,7 +182,7 @@ def write_run(
     found_map = refusal_map()
     found_effect = effect(texts)
     picked = found_effect.finalists[0].measurement
-    verification = Verification(picked, ("harmful-9",), 0.0123, 0.00045, 24, 110)
+    verification = Verification(picked, ("harmful-9",), 0.0123, 0.00045, 0.05, 0.002, 24, 110)
     lines = trials(n_trials)
     records: dict[str, Any] = {
         "coverage": [LayerAccounting(i, 3e-7 * (i + 1), (f"{i}.attention", f"{i}.mlp")) for i in range(N_LAYERS)],

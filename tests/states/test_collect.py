@@ -49,6 +49,23 @@ def test_batching_changes_nothing(planned: Planned) -> None:
     assert one_by_one.prompt_ids == planned.harmful.prompt_ids
 
 
+def test_openings_add_keys_and_leave_the_hidden_states(planned: Planned) -> None:
+    """Hidden states stay those of the prompt's last token; the keys' last ones explain the longer row's end."""
+    openings = [(65 + i % 3, 70) for i in range(len(planned.harmful_prompts))]
+    longer = collect_states(
+        planned.handle,
+        planned.architecture,
+        planned.writers,
+        planned.harmful_prompts,
+        key_positions=2,
+        openings=openings,
+    )
+    assert torch.allclose(longer.hidden, planned.harmful.hidden, atol=1e-4)
+    for name, inputs in longer.writer_inputs.items():
+        assert inputs.shape[1] == 4
+        assert torch.allclose(inputs[:, :2], planned.harmful.writer_inputs[name], atol=1e-4)
+
+
 def test_a_state_that_is_not_finite_names_layer_and_prompt(tmp_path: Path) -> None:
     planned = plan("llama", tmp_path)
     with torch.no_grad():

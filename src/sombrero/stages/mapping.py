@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from sombrero.directions import derive_directions, single_direction
@@ -47,20 +49,44 @@ def require_refusals(baseline: Baseline, minimum: float) -> None:
         )
 
 
-def collect(session: Session, role: str, progress: Progress) -> HiddenStates:
-    """Hidden states and writer inputs of the map prompts of one role, ``harmful`` or ``harmless``."""
-    prompts = session.rendered("harmful" if role == "harmful" else "harmless", "map")
+def begin_answers(session: Session, progress: Progress) -> list[tuple[int, ...]]:
+    """How the base model begins its own answers to harmless map prompts: tokens, all of one length."""
+    settings = session.config.states
+    length = settings.key_answer_tokens
+    if length == 0:
+        return []
+    prompts = session.rendered("harmless", "map")[: settings.guards]
+    with progress.stage("openings of harmless answers", len(prompts)) as advance:
+        found = generate(session.handle, prompts, max_new_tokens=length, on_progress=advance)
+    return [(*r.token_ids, *[r.token_ids[-1]] * (length - len(r.token_ids))) for r in found]
+
+
+def collect(
+    session: Session, role: Literal["harmful", "harmless"], openings: list[tuple[int, ...]], progress: Progress
+) -> HiddenStates:
+    """Hidden states and writer inputs of the map prompts of one role.
+
+    Each prompt is continued with an opening of a harmless answer, a harmless one with its own: there the guarded rule
+    learns where a refusal may still break off an answer, and what it must leave alone.
+    """
+    settings = session.config.states
+    prompts = session.rendered(role, "map")
     with progress.stage(f"states of {role} prompts", len(prompts)) as advance:
-        return collect_states(
+        states = collect_states(
             session.handle,
             session.architecture,
             session.writers,
             prompts,
-            batch_tokens=session.config.states.batch_tokens,
-            key_positions=session.config.states.key_positions,
-            winsorize=session.config.states.winsorize,
+            batch_tokens=settings.batch_tokens,
+            key_positions=settings.key_positions,
+            openings=[openings[i % len(openings)] for i in range(len(prompts))] if openings else (),
+            winsorize=settings.winsorize,
             on_progress=advance,
         )
+    if role == "harmful":
+        return states
+    guards = {name: inputs[: settings.guards] for name, inputs in states.writer_inputs.items()}
+    return HiddenStates(states.prompt_ids, states.hidden, guards)
 
 
 def split_states(states: HiddenStates, holdout: float, seed: int) -> tuple[HiddenStates, HiddenStates]:
@@ -124,8 +150,5 @@ def account(session: Session) -> list[LayerAccounting]:
 
 
 def _rows(states: HiddenStates, rows: torch.Tensor) -> HiddenStates:
-    return HiddenStates(
-        tuple(states.prompt_ids[i] for i in rows.tolist()),
-        states.hidden[rows],
-        {name: inputs[rows] for name, inputs in states.writer_inputs.items()},
-    )
+    """Hidden states of these prompts; a map has no use for writer inputs."""
+    return HiddenStates(tuple(states.prompt_ids[i] for i in rows.tolist()), states.hidden[rows], {})

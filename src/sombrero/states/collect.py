@@ -23,25 +23,31 @@ def collect_states(
     *,
     batch_tokens: int = 4096,
     key_positions: int = 1,
+    openings: Sequence[Sequence[int]] = (),
     winsorize: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> HiddenStates:
     """Run the prompts through the model once and keep what stands at their end.
 
-    Writer inputs are kept at ``key_positions`` tokens, but at no more than all prompts have in common at their end: the
-    template's tail. ``batch_tokens`` bounds the tokens of a forward batch, padding included. ``winsorize`` clips each
-    hidden state at that quantile of its absolute values. Returns tensors on the CPU, in the order of ``prompts``.
+    Hidden states are those at the last token of the prompt. Writer inputs are kept at ``key_positions`` tokens, but at
+    no more than all prompts have in common at their end: the template's tail. ``openings``, of one length, are answers
+    that the prompts are continued with, one for each; writer inputs are kept at all their tokens too. ``batch_tokens``
+    bounds the tokens of a forward batch, padding included. ``winsorize`` clips each hidden state at that quantile of
+    its absolute values. Returns tensors on the CPU, in the order of ``prompts``.
 
     Raises NumericalError when a state is NaN or infinite, naming the layer and the prompt.
     """
     rows = [prompt.token_ids for prompt in prompts]
     n_keys = max(1, common_suffix(rows, min(key_positions, min(map(len, rows)) - 1)))
-    recorder = _Recorder(n_keys)
+    n_answer = len(openings[0]) if openings else 0
+    if openings:
+        rows = [(*row, *opening) for row, opening in zip(rows, openings, strict=True)]
+    recorder = _Recorder(n_keys + n_answer, n_answer)
     forward, layers = Forward(handle.model), get_layers(handle.model, architecture)
     order: list[int] = []
     with torch.inference_mode():
         for indices in token_batches([len(row) for row in rows], batch_tokens):
-            batch = prepare_batch(handle, [rows[i] for i in indices], n_last=n_keys)
+            batch = prepare_batch(handle, [rows[i] for i in indices], n_last=n_keys + n_answer)
             with recorder.attached(handle.model, layers, writers):
                 forward.last_logits(batch, 1)
             order.extend(indices)
@@ -59,8 +65,9 @@ def collect_states(
 class _Recorder:
     """Keeps, for every layer and writer, the rows that the hooks see at the last token of each prompt."""
 
-    def __init__(self, n_keys: int) -> None:
+    def __init__(self, n_keys: int, n_answer: int) -> None:
         self._n_keys = n_keys
+        self._last = -1 - n_answer
         self._hidden: dict[int, list[torch.Tensor]] = {}
         self._inputs: dict[str, list[torch.Tensor]] = {}
 
@@ -84,13 +91,17 @@ class _Recorder:
     def inputs(self, order: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: torch.cat(self._inputs.pop(name))[order] for name in list(self._inputs)}
 
+    def _last_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The last token of every prompt: rows are padded on the left, and openings are of one length."""
+        return tensor[:, self._last].to("cpu", torch.float32)
+
     def _keep_embeddings(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._hidden.setdefault(0, []).append(_last_rows(args[0] if args else kwargs["hidden_states"]))
+        self._hidden.setdefault(0, []).append(self._last_rows(args[0] if args else kwargs["hidden_states"]))
 
     def _keep_output(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
-            self._hidden.setdefault(index, []).append(_last_rows(tensor))
+            self._hidden.setdefault(index, []).append(self._last_rows(tensor))
 
         return hook
 
@@ -99,11 +110,6 @@ class _Recorder:
             self._inputs.setdefault(name, []).append(args[0][:, -self._n_keys :].to("cpu"))
 
         return hook
-
-
-def _last_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The last token of every row: rows are padded on the left."""
-    return tensor[:, -1].to("cpu", torch.float32)
 
 
 def _require_finite(hidden: torch.Tensor, prompts: Sequence[RenderedPrompt]) -> None:
