@@ -28,13 +28,15 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "search_limit": 4, "report_limit": 5,
         "system_prompt": "Be kind.", "max_tokens": 99,
     },
-    "states": {"batch_tokens": 128, "key_positions": 3, "winsorize": 0.99},
+    "states": {
+        "batch_tokens": 128, "key_positions": 3, "key_answer_tokens": 2, "guards": 11, "winsorize": 0.99,
+    },
     "map": {
         "n_rows": 2, "n_columns": 3, "lattice": "rectangular", "rule": "online", "sigma": 0.5, "learning_rate": 0.1,
         "n_steps": 9, "holdout": 0.3, "projected": True,
     },
     "search": {
-        "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1,
+        "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1, "max_kl": 0.3,
         "finalists": 1, "storage": "sqlite:///x.db",
     },
     "evaluation": {

@@ -74,6 +74,7 @@ class Pipeline:
             return None
         effect = self.measure(scores)
         edit = self.chosen_edit(effect)
+        self.__dict__.pop("planner", None)  # with its states: the bake is measured beside the base model
         verification = self.bake(effect, edit)
         summary = self.summarize(mapped, scores, effect, edit, verification)
         write_report(self.folder.path)

@@ -44,7 +44,14 @@ def test_a_measurement_of_a_live_edit() -> None:
     live, detector = LiveSubjects(tiny_handle()), LetterDetector()
     sets, counts = make_sets(live), []
     found, responses = measure(
-        live.edited, live.base, sets, detector=detector, max_new_tokens=16, batch_size=5, on_progress=counts.append
+        live.edited,
+        live.base,
+        sets,
+        detector=detector,
+        max_new_tokens=16,
+        batch_size=5,
+        n_whole=3,
+        on_progress=counts.append,
     )
     assert live.open == [] and live.entered[0] == "edited" and "base" in live.entered
     assert sum(counts) == sets.count == 31
@@ -62,10 +69,11 @@ def test_a_measurement_of_a_live_edit() -> None:
     assert [v.prompt_id for v in found.verdicts] == [p.prompt.id for p in sets.harmful]
     assert [v.label for v in found.verdicts] == [detector.judge(r).label for r in whole["harmful"]]
     assert sum(found.labels.values()) == 12 and found.labels["refusal"] == refusals["harmful"]
-    assert [responses[r.prompt_id] for r in (*whole["harmless"], *whole["borderline"])] == [
-        *whole["harmless"],
-        *whole["borderline"],
-    ]
+    kept = (*whole["harmless"], *whole["borderline"][:3])
+    assert [responses[r.prompt_id] for r in kept] == list(kept)
+    for answer in whole["borderline"][3:]:  # these may end when their verdict is settled
+        cut = responses[answer.prompt_id].token_ids
+        assert cut == answer.token_ids[: len(cut)]
     assert found.kl.sequence > 0 and len(found.kl.sequence_by_prompt) == 12
     assert found.coherence.n == 12 and found.coherence.perplexity > 1
 

@@ -63,12 +63,14 @@ class SearchSpace:
         late, wide = {**last, "first_layer": (3 * self.n_layers) // 5}, {**last, "first_layer": self.n_layers // 3}
         strong = {"strength_attention": 2.5, "strength_mlp": 0.5}
         even = {"strength_attention": 1.0, "strength_mlp": 1.0}
+        firm = {"strength_attention": 1.5, "strength_mlp": 1.4}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
         single, units = self.unit_sets[0], self.unit_sets[-1]
         points: tuple[dict[str, Any], ...] = (
             {**late, **strong, "rule": "guarded", "units": single, "beta": 0.5},
             {**late, **strong, "rule": "guarded", "units": units, "beta": 0.5},
             {**wide, **even, "rule": "guarded", "units": single, "beta": 1.0},
+            {**wide, **firm, "rule": "guarded", "units": single, "beta": 0.5},
             {**wide, **attention, "rule": "guarded", "units": single, "beta": 1.0},
             {**wide, **attention, "rule": "project", "units": single},
             {**wide, **attention, "rule": "compose", "units": units},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from sombrero.edits import account_residuals
 from sombrero.errors import RunError
 from sombrero.evaluation import first_token_log_probs, generate, wilson
 from sombrero.progress import Progress
-from sombrero.records import Baseline, DirectionSet, HiddenStates, LayerAccounting, RefusalMap
+from sombrero.records import Baseline, DirectionSet, HiddenStates, LayerAccounting, RefusalMap, RenderedPrompt
 from sombrero.session import Session
 from sombrero.som import fit_layers
 from sombrero.states import collect_states
@@ -71,22 +72,28 @@ def collect(
     """
     settings = session.config.states
     prompts = session.rendered(role, "map")
+    n_keyed = len(prompts) if role == "harmful" else min(settings.guards, len(prompts))
     with progress.stage(f"states of {role} prompts", len(prompts)) as advance:
-        states = collect_states(
-            session.handle,
-            session.architecture,
-            session.writers,
-            prompts,
-            batch_tokens=settings.batch_tokens,
-            key_positions=settings.key_positions,
-            openings=[openings[i % len(openings)] for i in range(len(prompts))] if openings else (),
-            winsorize=settings.winsorize,
-            on_progress=advance,
-        )
-    if role == "harmful":
-        return states
-    guards = {name: inputs[: settings.guards] for name, inputs in states.writer_inputs.items()}
-    return HiddenStates(states.prompt_ids, states.hidden, guards)
+
+        def states_of(chosen: Sequence[RenderedPrompt], *, keyed: bool) -> HiddenStates:
+            return collect_states(
+                session.handle,
+                session.architecture,
+                session.writers if keyed else (),
+                chosen,
+                batch_tokens=settings.batch_tokens,
+                key_positions=settings.key_positions,
+                openings=[openings[i % len(openings)] for i in range(len(chosen))] if openings and keyed else (),
+                winsorize=settings.winsorize,
+                on_progress=advance,
+            )
+
+        states = states_of(prompts[:n_keyed], keyed=True)
+        if n_keyed == len(prompts):
+            return states
+        rest = states_of(prompts[n_keyed:], keyed=False)
+    ids, hidden = (*states.prompt_ids, *rest.prompt_ids), torch.cat([states.hidden, rest.hidden])
+    return HiddenStates(ids, hidden, states.writer_inputs)
 
 
 def split_states(states: HiddenStates, holdout: float, seed: int) -> tuple[HiddenStates, HiddenStates]:
