@@ -36,7 +36,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "n_steps": 9, "holdout": 0.3, "projected": True,
     },
     "search": {
-        "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1, "max_kl": 0.3,
+        "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1,
+        "max_kl": 0.3,
         "finalists": 1, "storage": "sqlite:///x.db",
     },
     "evaluation": {
