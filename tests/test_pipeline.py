@@ -46,8 +46,8 @@ FILES = {
     "verification.json",
 }
 STAGES = [
-    "coverage", "baseline", "states-harmful", "states-harmless", "map", "directions", "search", "effect", "edit",
-    "verification", "summary",
+    "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "directions", "search", "effect",
+    "edit", "verification", "summary",
 ]  # fmt: skip
 MOMENTS = (
     "entered=states of harmless",

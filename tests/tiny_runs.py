@@ -33,7 +33,7 @@ def tiny_settings(folder: Path, *, seed: int = 2, markers: str = MARKERS) -> dic
         "model": {"source": str(save_tiny("llama", folder / "tiny", seed=seed)), "device": "cpu"},
         "prompts": dict(write_prompts(folder)),
         "map": {"n_rows": 2, "n_columns": 2},
-        "search": {"trials": TRIALS, "finalists": 2},
+        "search": {"max_kl": 100.0, "trials": TRIALS, "finalists": 2},
         "evaluation": {
             "detector": "substring",
             "markers": str(folder / "markers.txt"),
