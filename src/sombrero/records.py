@@ -138,6 +138,64 @@ class DirectionSet:
 
 
 @dataclass(frozen=True)
+class MapQuality:
+    """How far each layer's map can be trusted, and how many units its samples support.
+
+    trustworthiness, continuity ``(L + 1,)`` float32 of the map as a two-dimensional picture (Venna & Kaski 2001);
+    rand, cosine ``(L + 1,)`` float32, the stability over seeds: mean adjusted Rand index of the assignments and mean
+    cosine of matched directions ``w_j - mu``.
+
+    candidates ``(S,)`` int64, the numbers of units that were tried, from 1 up; held_out_error ``(L + 1, S)`` float32,
+    the quantization error of samples that the map was not trained on; strength ``(L + 1, S)`` float32, the prediction
+    strength (Tibshirani & Walther 2005). chosen, chosen_low, chosen_high ``(L + 1,)`` int64: the number of units that
+    the harmful samples support, with the 95% interval over resamples; control ``(L + 1,)`` int64: the same for as many
+    harmless samples, whose structure cannot be refusal.
+    """
+
+    trustworthiness: torch.Tensor
+    continuity: torch.Tensor
+    rand: torch.Tensor
+    cosine: torch.Tensor
+    candidates: torch.Tensor
+    held_out_error: torch.Tensor
+    strength: torch.Tensor
+    chosen: torch.Tensor
+    chosen_low: torch.Tensor
+    chosen_high: torch.Tensor
+    control: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Every layer's states in the plane of their two main components, for pictures.
+
+    harmful ``(L + 1, n_h, 2)``, harmless ``(L + 1, n_g, 2)``, codebook ``(L + 1, m, 2)``, all float32, projected on one
+    basis a layer, that of harmful and harmless states together; explained ``(L + 1, 2)`` float32, the share of variance
+    along each axis.
+    """
+
+    harmful: torch.Tensor
+    harmless: torch.Tensor
+    codebook: torch.Tensor
+    explained: torch.Tensor
+
+
+@dataclass(frozen=True)
+class UnitProfile:
+    """Who lives in one unit of one layer's map: training prompts whose best unit it is.
+
+    categories: how many of these prompts are of each category, most frequent first. log_odds: their mean refusal
+    log-odds at the first token; None for a unit without prompts.
+    """
+
+    state: int
+    unit: int
+    prompt_ids: tuple[str, ...]
+    categories: Mapping[str, int]
+    log_odds: float | None
+
+
+@dataclass(frozen=True)
 class LayerProfile:
     """Strength of an edit over the layers for one kind of writer: constant on ``first..last``, 0 elsewhere."""
 
