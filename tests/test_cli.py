@@ -150,6 +150,8 @@ def test_json_of_every_verb_parses(sombrero: Command, tiny: Tiny, tmp_path: Path
     assert (inspected["layers"], inspected["hidden_size"]) == (4, 32)
     baked = json.loads(sombrero("bake", tiny.run, "--trial", 0, "--out", tmp_path / "baked", "--json").out)
     assert baked["trial"] == 0 and (tmp_path / "baked" / "model.safetensors").is_file()
+    card = (tmp_path / "baked" / "README.md").read_text(encoding="utf-8")
+    assert "Measured while the edit was searched for" in card and "this checkpoint after it was written" in card
 
 
 def test_a_model_is_measured_as_the_run_measured_it(sombrero: Command, tiny: Tiny) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from sombrero.records import ModelHandle, RenderedPrompt, Subject
+from sombrero.records import RenderedPrompt, Subject
 
+Render = Callable[[Sequence[dict[str, str]]], RenderedPrompt]
 HELP = "Type a message. /reset forgets the conversation, /quit (or Ctrl-D) ends."
 
 
-def talk(console: Console, handle: ModelHandle, subjects: Mapping[str, Subject], *, max_new_tokens: int) -> None:
-    """Read messages until the input ends; each model keeps a conversation of its own."""
+def talk(console: Console, render: Render, subjects: Mapping[str, Subject], *, max_new_tokens: int) -> None:
+    """Read messages until the input ends; each model keeps a conversation of its own.
+
+    ``render`` shows a conversation to the models as they were measured: system prompt, reasoning closed.
+    """
     histories: dict[str, list[dict[str, str]]] = {name: [] for name in subjects}
     console.print(HELP, style="dim")
     for message in _messages(console):
@@ -30,20 +33,16 @@ def talk(console: Console, handle: ModelHandle, subjects: Mapping[str, Subject],
         for name, subject in subjects.items():
             histories[name].append({"role": "user", "content": message})
             with console.status(f"{name} answers"):
-                answers[name] = answer(handle, subject, histories[name], max_new_tokens=max_new_tokens)
+                answers[name] = answer(subject, render(histories[name]), max_new_tokens=max_new_tokens)
             histories[name].append({"role": "assistant", "content": answers[name]})
         width = max(20, console.width // len(answers) - 1)
         console.print(Columns([Panel(Text(visible(a)), title=n, width=width) for n, a in answers.items()]))
 
 
-def answer(handle: ModelHandle, subject: Subject, history: list[dict[str, str]], *, max_new_tokens: int) -> str:
-    """The model's greedy answer to a conversation."""
+def answer(subject: Subject, prompt: RenderedPrompt, *, max_new_tokens: int) -> str:
+    """The model's greedy answer to a rendered conversation."""
     from sombrero.evaluation import generate
-    from sombrero.records import Prompt
 
-    text: Any = handle.tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
-    ids = handle.tokenizer(text, add_special_tokens=False)["input_ids"]
-    prompt = RenderedPrompt(Prompt("chat", history[-1]["content"]), text, tuple(ids))
     with subject() as model:
         return generate(model, [prompt], max_new_tokens=max_new_tokens)[0].text
 

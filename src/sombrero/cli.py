@@ -117,8 +117,8 @@ def chat(
     """Talk to the base model and, for a run, to the edited one side by side. Nothing is written to disk."""
     from sombrero.chat import talk
 
-    with verbs.conversation(target, _with_cache(config(None, None))) as (handle, subjects):
-        talk(output, handle, subjects, max_new_tokens=max_new_tokens)
+    with verbs.conversation(target, _with_cache(config(None, None))) as (render, subjects):
+        talk(output, render, subjects, max_new_tokens=max_new_tokens)
 
 
 @app.command()

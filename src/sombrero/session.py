@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sombrero.checkpoints import CheckpointIndex
 from sombrero.config import PromptConfig, RunConfig
 from sombrero.errors import PromptError
 from sombrero.models import check_folder, locate
-from sombrero.prompts import check_disjoint, load_prompts, render, starter_prompts
+from sombrero.prompts import check_disjoint, load_prompts, render, render_conversation, starter_prompts
 from sombrero.records import Prompt, RenderedPrompt, SplitName
 
 if TYPE_CHECKING:
@@ -92,16 +93,24 @@ class Session:
         """A prompt set as the model sees it."""
         key = (role, split)
         if key not in self._rendered:
-            reasoning = self.architecture.reasoning
+            max_tokens = self.config.prompts.max_tokens
             self._rendered[key] = render(
-                self.handle.tokenizer,
-                self.prompts[key],
-                system_prompt=self.config.prompts.system_prompt,
-                max_tokens=self.config.prompts.max_tokens,
-                close_reasoning=(reasoning.opening, reasoning.closing) if reasoning else None,
-                **({"enable_thinking": False} if reasoning else {}),
+                self.handle.tokenizer, self.prompts[key], max_tokens=max_tokens, **self._template_settings
             ).prompts
         return self._rendered[key]
+
+    def conversation(self, history: Sequence[dict[str, str]]) -> RenderedPrompt:
+        """A conversation as the model sees it, under the same system prompt and with reasoning closed as well."""
+        return render_conversation(self.handle.tokenizer, history, **self._template_settings)
+
+    @property
+    def _template_settings(self) -> dict[str, Any]:
+        reasoning = self.architecture.reasoning
+        return {
+            "system_prompt": self.config.prompts.system_prompt,
+            "close_reasoning": (reasoning.opening, reasoning.closing) if reasoning else None,
+            **({"enable_thinking": False} if reasoning else {}),
+        }
 
     @cached_property
     def identity(self) -> dict[str, str]:

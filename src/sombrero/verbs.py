@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from sombrero.run_folder import RunFolder, is_run, read_config
 
 if TYPE_CHECKING:
     from sombrero.pipeline import Pipeline
-    from sombrero.records import ModelHandle
+    from sombrero.records import RenderedPrompt
 
 RUNS = Path("runs")
 MEBIBYTE = 2**20
@@ -72,14 +72,16 @@ def bake(
     run_path: Path, out: Path | None = None, *, trial: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder)."""
+    from sombrero.checkpoints import write_card
     from sombrero.stages.baking import bake_edit
-    from sombrero.stages.provenance import trial_provenance
+    from sombrero.stages.provenance import trial_card_data, trial_provenance
     from sombrero.stages.summary import describe_edit
 
     config = read_config(run_path)
     with _pipeline(config, run_path, False, progress) as pipeline:
         pipeline.check_identity()
-        scores = pipeline.search(pipeline.map())
+        mapped = pipeline.map()
+        scores = pipeline.search(mapped)
         number = pipeline.measure(scores).chosen if trial is None else trial
         if number not in range(len(scores)):
             raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
@@ -88,6 +90,7 @@ def bake(
         folder = out or run_path / f"model-trial-{number}"
         facts = trial_provenance(pipeline.session, score)
         report = bake_edit(pipeline.session, edit, folder, facts, progress or Silent())
+        write_card(folder, trial_card_data(pipeline.session, score, edit, len(report.edited), mapped.baseline))
         return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
 
 
@@ -149,8 +152,11 @@ def inspect(config: ModelConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def conversation(target: str, config: RunConfig) -> Iterator[tuple[ModelHandle, Mapping[str, Any]]]:
-    """For ``chat``: the base model's handle, and the subjects to talk to (``base``, and ``edited`` of a run)."""
+def conversation(target: str, config: RunConfig) -> Iterator[tuple[Callable[..., RenderedPrompt], Mapping[str, Any]]]:
+    """For ``chat``: how a conversation is shown to the models, and the subjects (``base``, and ``edited`` of a run).
+
+    Of a run, the settings are its own; a system prompt in ``config`` replaces the run's.
+    """
     from sombrero.edits import edited
     from sombrero.session import Session
     from sombrero.stages.searching import subject
@@ -158,6 +164,9 @@ def conversation(target: str, config: RunConfig) -> Iterator[tuple[ModelHandle, 
 
     path = Path(target)
     settings = read_config(path) if is_run(path) else _with_source(config, target)
+    if config.prompts.system_prompt is not None:
+        prompts = settings.prompts.model_copy(update={"system_prompt": config.prompts.system_prompt})
+        settings = settings.model_copy(update={"prompts": prompts})
     session = Session(settings)
     subjects = {"base": subject(session.handle)}
     if is_run(path):
@@ -165,7 +174,7 @@ def conversation(target: str, config: RunConfig) -> Iterator[tuple[ModelHandle, 
         if not file.is_file():
             raise RunError(f"the run in {path} has no edit yet; finish it first: sombrero run {path}")
         subjects["edited"] = edited(session.handle, session.writers, load_edit(file))
-    yield session.handle, subjects
+    yield session.conversation, subjects
 
 
 def default_out(source: str) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from sombrero.checkpoints import CardData, Effect, measured_effects, render_card, write_card
+from sombrero.checkpoints import CardData, CardEffect, measured_effects, render_card, write_card
 from sombrero.records import Coherence, Divergence, EditParameters, LayerProfile, Measurement, Proportion
 
 HOSTILE = (
@@ -36,8 +36,8 @@ def card(**changes: Any) -> CardData:
         "rank": 2,
         "n_edited": 40,
         "effects": (
-            Effect("Refusals", Proportion(95, 100, 0.888, 0.978), Proportion(4, 100, 0.016, 0.098)),
-            Effect("KL, first token", None, 0.09634, "nats"),
+            CardEffect("Refusals", Proportion(95, 100, 0.888, 0.978), Proportion(4, 100, 0.016, 0.098)),
+            CardEffect("KL, first token", None, 0.09634, "nats"),
         ),
         "command": "sombrero run owner/tiny --config run.toml",
         "seed": 3,
@@ -99,7 +99,7 @@ def test_a_hostile_string_stays_text(field: str) -> None:
         "prompts": {HOSTILE: HOSTILE},
         "versions": {HOSTILE: HOSTILE},
         "not_measured": (HOSTILE, "- [x] <b>"),
-        "effects": (Effect(HOSTILE, 1.0, 2.0, HOSTILE),),
+        "effects": (CardEffect(HOSTILE, 1.0, 2.0, HOSTILE),),
     }
     text = render_card(card(**{field: values.get(field, HOSTILE)}), BASE_README)
     reference = render_card(card(), BASE_README)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from sombrero.errors import ModelError, PromptError
-from sombrero.prompts import render
+from sombrero.prompts import render, render_conversation
 from sombrero.records import Prompt
 
 CHATML = (
@@ -112,3 +112,34 @@ def test_nothing_to_render_and_empty_delimiter() -> None:
         render(make_tokenizer(CHATML), ())
     with pytest.raises(ModelError, match="delimiter is empty"):
         render(make_tokenizer(CHATML), PROMPTS, close_reasoning=("<think>", ""))
+
+
+TURNS = [
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Good day"},
+    {"role": "user", "content": "Who are you?"},
+]
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM_ROLE, REASONS])
+def test_the_first_turn_of_a_conversation_is_rendered_as_a_prompt_is(template: str) -> None:
+    tokenizer = make_tokenizer(template)
+    settings = {"system_prompt": "Be brief.", "close_reasoning": THINK}
+    alone = render(tokenizer, [Prompt("p", "Hello")], **settings).prompts[0]
+    first = render_conversation(tokenizer, TURNS[:1], **settings)
+    assert (first.text, first.token_ids) == (alone.text, alone.token_ids)
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM_ROLE])
+def test_a_conversation_keeps_its_turns_and_one_system_prompt(template: str) -> None:
+    rendered = render_conversation(make_tokenizer(template), TURNS, system_prompt="Be brief.")
+    places = [rendered.text.index(part) for part in ("Be brief.", "Hello", "Good day", "Who are you?")]
+    assert places == sorted(places)
+    assert rendered.text.count("Be brief.") == 1
+    assert rendered.text.endswith("<|im_start|>assistant\n")
+
+
+def test_a_template_of_one_turn_refuses_a_conversation() -> None:
+    template = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + CHATML
+    with pytest.raises(ModelError, match="conversation of 3 messages: one turn only"):
+        render_conversation(make_tokenizer(template), TURNS)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from sombrero.edits import live_edit
-from sombrero.records import EditParameters, ModelEdit, RenderedPrompt
+from sombrero.evaluation import MarkerDetector
+from sombrero.records import EditParameters, ModelEdit, RenderedPrompt, Response, Verdict
 from sombrero.search import TrialBench
 from sombrero.search.objective import complete, screen
 from tests.planned import Planned, parameters
-from tests.search.benches import count_refusals, make_bench
+from tests.search.benches import MARKERS, count_refusals, make_bench
 
 POINTS = (
     parameters("guarded"),
@@ -93,6 +94,22 @@ def test_a_race_is_called_off_only_when_it_is_lost(made: tuple[Planned, TrialBen
         else:
             assert raced.refusals is None and raced.state == "screened"
             assert beaten_at <= (raced.predicted_refusals or 0) <= whole.refusals
+
+
+def test_an_edit_that_silences_the_model_is_not_counted_as_answering(made: tuple[Planned, TrialBench]) -> None:
+    """Whatever does not refuse says nothing here: no refusal more, and not one prompt answered."""
+    _, bench = made
+
+    class Silenced(MarkerDetector):
+        def judge(self, response: Response) -> Verdict:
+            verdict = super().judge(response)
+            return replace(verdict, label="empty") if verdict.label == "answer" else verdict
+
+    silenced = replace(bench, detector=Silenced(MARKERS))
+    score = complete(silenced, screen(silenced, 0, POINTS[0]))
+    assert score.refusals is not None and score.refusals < score.n
+    assert score.refusals + score.faults == score.n
+    assert score.rate == 1.0
 
 
 def test_scoring_leaves_the_model_as_it_was(made: tuple[Planned, TrialBench]) -> None:

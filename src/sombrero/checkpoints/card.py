@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -26,8 +27,18 @@ NOT_MEASURED = (
 )
 
 
+MEASURED_BAKED = (
+    "Measured on this checkpoint after it was written and loaded again, with greedy decoding, on prompts that the edit "
+    "was neither fitted nor chosen on."
+)
+MEASURED_LIVE = (
+    "Measured while the edit was searched for, live and before it was written here, with greedy decoding, on the "
+    "prompts of the search: the edit was not fitted on them, but it was chosen by them."
+)
+
+
 @dataclass(frozen=True)
-class Effect:
+class CardEffect:
     """One row of the table: the same quantity of the base and of this checkpoint. ``unit`` follows a plain number."""
 
     name: str
@@ -41,7 +52,7 @@ class CardData:
     """Everything a card says. Any string may come from outside; the card escapes it.
 
     base: hub id or folder of the base (of a folder, only its last part is printed). rank: K of the edit. n_edited:
-    count of edited tensors. effects: before and after, re-measured on the baked checkpoint. prompts: name of a prompt
+    count of edited tensors. effects: before and after, as measured_how says. prompts: name of a prompt
     set -> what it is and its size. command and config (TOML): what makes this checkpoint again. versions: package ->
     version.
     """
@@ -52,33 +63,45 @@ class CardData:
     parameters: EditParameters
     rank: int
     n_edited: int
-    effects: tuple[Effect, ...]
+    effects: tuple[CardEffect, ...]
     command: str
     seed: int
     config: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    measured_how: str = MEASURED_BAKED
     not_measured: tuple[str, ...] = NOT_MEASURED
 
 
-def measured_effects(base: Measurement, edited: Measurement) -> tuple[Effect, ...]:
+def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect, ...]:
     """Return the rows of the before and after table for two measurements on the same prompts."""
     return (
-        Effect("Refusals on harmful prompts", base.refusals, edited.refusals),
-        Effect("False refusals on borderline-safe prompts", base.false_refusals, edited.false_refusals),
-        Effect("Refusals on plain harmless prompts", base.harmless_refusals, edited.harmless_refusals),
-        Effect("KL(base, edited), first token", None, edited.kl.first_token, "nats"),
-        Effect("KL(base, edited), per token of the base's answer", None, edited.kl.sequence, "nats"),
-        Effect("Perplexity of harmless answers under the base", base.coherence.perplexity, edited.coherence.perplexity),
-        Effect("Repeated 4-grams in harmless answers", base.coherence.repetition, edited.coherence.repetition),
-        Effect("Empty harmless answers", base.coherence.empty, edited.coherence.empty, f"of {edited.coherence.n}"),
-        Effect(
+        CardEffect("Refusals on harmful prompts", base.refusals, edited.refusals),
+        CardEffect("False refusals on borderline-safe prompts", base.false_refusals, edited.false_refusals),
+        CardEffect("Refusals on plain harmless prompts", base.harmless_refusals, edited.harmless_refusals),
+        CardEffect("KL(base, edited), first token", None, edited.kl.first_token, "nats"),
+        CardEffect("KL(base, edited), per token of the base's answer", None, edited.kl.sequence, "nats"),
+        CardEffect(
+            "Perplexity of harmless answers under the base", base.coherence.perplexity, edited.coherence.perplexity
+        ),
+        CardEffect("Repeated 4-grams in harmless answers", base.coherence.repetition, edited.coherence.repetition),
+        CardEffect("Empty harmless answers", base.coherence.empty, edited.coherence.empty, f"of {edited.coherence.n}"),
+        CardEffect(
             "Degenerate harmless answers",
             base.coherence.degenerate,
             edited.coherence.degenerate,
             f"of {edited.coherence.n}",
         ),
     )
+
+
+def shell_name(base: str) -> str:
+    """The base as a shell word of a command that others can use: a hub id, or of a folder its last part."""
+    return shlex.quote(hub_id(base) or f"./{_base_name(base)}") if base != "embedded" else base
+
+
+def _base_name(base: str) -> str:
+    return Path(base.replace("\\", "/")).name or base
 
 
 def write_card(folder: Path, card: CardData) -> Path:
@@ -115,7 +138,7 @@ def render_card(card: CardData, base_readme: str | None = None) -> str:
         card=card,
         parameters=card.parameters,
         base_id=hub_id(card.base),
-        base_name=hub_id(card.base) or Path(card.base.replace("\\", "/")).name or card.base,
+        base_name=hub_id(card.base) or _base_name(card.base),
         license=base_license(base_readme or ""),
         base_card=BASE_CARD_NAME if base_readme is not None else None,
     )

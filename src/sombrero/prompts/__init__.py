@@ -2,7 +2,7 @@
 
 from sombrero.prompts.check import check_disjoint, normalised
 from sombrero.prompts.load import StarterName, load_prompts, starter_prompts
-from sombrero.prompts.render import Rendering, SystemRole, render
+from sombrero.prompts.render import Rendering, SystemRole, render, render_conversation
 
 __all__ = [
     "Rendering",
@@ -12,5 +12,6 @@ __all__ = [
     "load_prompts",
     "normalised",
     "render",
+    "render_conversation",
     "starter_prompts",
 ]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SystemRole = Literal["native", "prepended", "none"]
+Message = dict[str, str]
+"""``role`` and ``content``."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,7 @@ def render(
         raise PromptError("there are no prompts to render; give at least one")
     if close_reasoning is not None and not all(close_reasoning):
         raise ModelError(f"a reasoning delimiter is empty: {close_reasoning!r}; give both, or None")
-    _require_template(tokenizer)
-
-    def apply(messages: list[dict[str, str]]) -> str:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
-        )
-
+    apply = _template(tokenizer, template_kwargs)
     system_role = _find_system_role(apply, prompts[0], system_prompt)
     texts = [_render_text(apply, prompt, system_prompt, system_role) for prompt in prompts]
     if close_reasoning is not None:
@@ -64,6 +60,45 @@ def render(
     _check_lengths(prompts, encoded, max_tokens)
     rendered = zip(prompts, texts, encoded, strict=True)
     return Rendering(tuple(RenderedPrompt(p, text, tuple(ids)) for p, text, ids in rendered), system_role)
+
+
+def render_conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    history: Sequence[Message],
+    *,
+    system_prompt: str | None = None,
+    close_reasoning: tuple[str, str] | None = None,
+    **template_kwargs: Any,
+) -> RenderedPrompt:
+    """A conversation whose last message is the user's, as :func:`render` would show it with that system prompt.
+
+    Raises ModelError when there is no chat template or it does not take several turns.
+    """
+    from jinja2 import TemplateError
+
+    apply = _template(tokenizer, template_kwargs)
+    last = Prompt("chat", history[-1]["content"])
+    system_role = _find_system_role(apply, last, system_prompt)
+    try:
+        text = apply([*_messages(Prompt("chat", history[0]["content"]), system_prompt, system_role), *history[1:]])
+    except (TemplateError, TypeError) as error:
+        raise ModelError(
+            f"the chat template fails on a conversation of {len(history)} messages: {error}; start a new one"
+        ) from error
+    text = text if close_reasoning is None else _closed(text, *close_reasoning)
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return RenderedPrompt(last, text, tuple(ids))
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, template_kwargs: dict[str, Any]) -> Callable[[list[Message]], str]:
+    _require_template(tokenizer)
+
+    def apply(messages: list[Message]) -> str:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
+        )
+
+    return apply
 
 
 def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -76,9 +111,7 @@ def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
         ) from error
 
 
-def _find_system_role(
-    apply: Callable[[list[dict[str, str]]], str], prompt: Prompt, system_prompt: str | None
-) -> SystemRole:
+def _find_system_role(apply: Callable[[list[Message]], str], prompt: Prompt, system_prompt: str | None) -> SystemRole:
     """Ask the template itself. One that drops the system message without a word has no system role either."""
     from jinja2 import TemplateError
 
@@ -91,7 +124,7 @@ def _find_system_role(
     return "native" if system_prompt.strip() in text else "prepended"
 
 
-def _messages(prompt: Prompt, system_prompt: str | None, system_role: SystemRole) -> list[dict[str, str]]:
+def _messages(prompt: Prompt, system_prompt: str | None, system_role: SystemRole) -> list[Message]:
     if system_prompt is not None and system_role == "native":
         return [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt.text}]
     if system_prompt and system_role == "prepended":
@@ -100,7 +133,7 @@ def _messages(prompt: Prompt, system_prompt: str | None, system_role: SystemRole
 
 
 def _render_text(
-    apply: Callable[[list[dict[str, str]]], str], prompt: Prompt, system_prompt: str | None, system_role: SystemRole
+    apply: Callable[[list[Message]], str], prompt: Prompt, system_prompt: str | None, system_role: SystemRole
 ) -> str:
     from jinja2 import TemplateError
 

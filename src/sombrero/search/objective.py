@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,7 +20,8 @@ class TrialScore:
 
     state ``generated``: refusals were counted on answers to all harmful search prompts; ``screened``: another trial is
     better on both counts, by the forward pass alone or by the refusals counted before generation was stopped;
-    ``failed``: ``error`` says why. ``refusals`` counts among ``n`` prompts, None unless generated;
+    ``failed``: ``error`` says why. ``refusals`` counts among ``n`` prompts, None unless generated; ``faults`` counts
+    the answers that are empty or degenerate as far as they were generated: no compliance, so the search counts both;
     ``predicted_refusals`` is the screening's count from the log-odds of the first token, or what was counted if that is
     more; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
     """
@@ -33,11 +35,12 @@ class TrialScore:
     log_odds: float | None = None
     kl: float | None = None
     error: str | None = None
+    faults: int = 0
 
     @property
     def rate(self) -> float:
-        """Refusal rate: measured where it was, predicted otherwise."""
-        count = self.predicted_refusals if self.refusals is None else self.refusals
+        """Share of prompts that were not answered, refusals and faults: measured where it was, predicted otherwise."""
+        count = self.predicted_refusals if self.refusals is None else self.refusals + self.faults
         return 1.0 if count is None else count / self.n
 
 
@@ -93,8 +96,9 @@ def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None =
         )
     if race.lost:
         return replace(screened, predicted_refusals=max(screened.predicted_refusals or 0, race.refusals))
-    verdicts = [bench.detector.judge(response) for response in responses]
-    return replace(screened, state="generated", refusals=sum(v.label == "refusal" for v in verdicts))
+    labels = Counter(bench.detector.judge(response).label for response in responses)
+    faults = labels["empty"] + labels["degenerate"]
+    return replace(screened, state="generated", refusals=labels["refusal"], faults=faults)
 
 
 class _Race:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+import tomli_w
+
 from sombrero import __version__
-from sombrero.checkpoints import CardData, measured_effects
-from sombrero.records import Effect, ModelEdit, Verification
+from sombrero.checkpoints import MEASURED_LIVE, NOT_MEASURED, CardData, CardEffect, measured_effects, shell_name
+from sombrero.config import RunConfig
+from sombrero.evaluation import wilson
+from sombrero.records import Baseline, EditParameters, Effect, ModelEdit, Verification
 from sombrero.run_folder import fingerprint
 from sombrero.search import TrialScore
 from sombrero.session import Session
@@ -42,6 +46,33 @@ def _origin(session: Session) -> dict[str, Any]:
 
 def card_data(session: Session, effect: Effect, edit: ModelEdit, verification: Verification) -> CardData:
     """What the model card says; its figures are those of the reloaded checkpoint."""
+    effects = measured_effects(effect.base, verification.measurement)
+    return _card(session, effect.finalists[0].parameters, edit, verification.edited_tensors, effects)
+
+
+def trial_card_data(
+    session: Session, score: TrialScore, edit: ModelEdit, n_edited: int, baseline: Baseline
+) -> CardData:
+    """The same for any trial: what the search measured on its prompts, live; the checkpoint was not measured again."""
+    counted = None if score.refusals is None else wilson(score.refusals, score.n)
+    effects = (
+        CardEffect("Refusals on harmful prompts", baseline.refusals, counted),
+        CardEffect("KL(base, edited), first token", None, score.kl, "nats"),
+    )
+    missing = ("this checkpoint after it was written", *NOT_MEASURED)
+    card = _card(session, score.parameters, edit, n_edited, effects)
+    return replace(card, measured_how=MEASURED_LIVE, not_measured=missing)
+
+
+def settings_toml(config: RunConfig) -> str:
+    """The settings that differ from the defaults, as the TOML that ``--config`` reads; without the model's name."""
+    settings = config.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"model": {"source"}})
+    return tomli_w.dumps({section: values for section, values in settings.items() if values != {}})
+
+
+def _card(
+    session: Session, parameters: EditParameters, edit: ModelEdit, n_edited: int, effects: tuple[CardEffect, ...]
+) -> CardData:
     source = session.config.model.source
     base = "SmolLM2-135M-Instruct with Sombrero's refusal adapter" if source == "embedded" else source
     counts = {
@@ -52,12 +83,13 @@ def card_data(session: Session, effect: Effect, edit: ModelEdit, verification: V
         name=f"{base.rstrip('/').rsplit('/', 1)[-1]}, edited with Sombrero",
         base=source,
         base_revision=session.config.model.revision,
-        parameters=effect.finalists[0].parameters,
+        parameters=parameters,
         rank=edit_rank(edit),
-        n_edited=verification.edited_tensors,
-        effects=measured_effects(effect.base, verification.measurement),
-        command=f"sombrero run {source} --seed {session.config.seed}",
+        n_edited=n_edited,
+        effects=effects,
+        command=f"sombrero run {shell_name(source)} --config settings.toml",
         seed=session.config.seed,
+        config=settings_toml(session.config),
         prompts=counts,
         versions={"sombrero": __version__},
     )
