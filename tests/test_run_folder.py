@@ -1,6 +1,8 @@
 import errno
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,23 @@ def test_a_full_disk_says_what_is_free_and_what_is_kept(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(FileNotFoundError), guard_disk(tmp_path):
         (tmp_path / "none").read_bytes()
+
+
+def test_a_disk_that_is_full_for_tensors_is_a_full_disk(tmp_path: Path) -> None:
+    """A process that may write no file above 64 KiB stands for the disk: the system refuses it the same way."""
+    code = (
+        "import resource, sys, torch; from pathlib import Path; from sombrero.errors import RunError\n"
+        "from sombrero.run_folder import guard_disk; from sombrero.tensor_records import write_tensors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "path = Path(sys.argv[1])\n"
+        "try:\n"
+        "    with guard_disk(path.parent): write_tensors({'x': torch.zeros(50_000)}, path, {})\n"
+        "except RunError as error: print(error)"
+    )
+    path = tmp_path / "x.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "cannot write to" in done.stdout and "Finished stages are kept" in done.stdout
+    assert not path.exists()
 
 
 def test_the_manifest_is_never_half_written(tmp_path: Path) -> None:

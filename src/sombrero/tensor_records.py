@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,11 +59,26 @@ def _owned(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
 
 
-def _write(tensors: dict[str, torch.Tensor], rest: dict[str, Any], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file under a temporary name, then rename it.
+
+    Raises OSError with the system's error number, as other writing does: safetensors itself hides it in a message.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata={"sombrero": json.dumps(rest)})
+    try:
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
     temporary.replace(path)
+
+
+def _write(tensors: dict[str, torch.Tensor], rest: dict[str, Any], path: Path) -> None:
+    write_tensors(tensors, path, {"sombrero": json.dumps(rest)})
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

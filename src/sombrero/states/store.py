@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sombrero.errors import RunError
 from sombrero.records import HiddenStates
+from sombrero.tensor_records import write_tensors
 
 HIDDEN = "hidden"
 INPUT_PREFIX = "writer_inputs/"
@@ -26,10 +26,7 @@ def save_states(states: HiddenStates, path: Path) -> None:
     """Write one shard: under a temporary name first, then renamed."""
     tensors: dict[str, torch.Tensor] = {HIDDEN: states.hidden.contiguous()}
     tensors |= {INPUT_PREFIX + name: tensor.contiguous() for name, tensor in states.writer_inputs.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={"prompt_ids": json.dumps(states.prompt_ids)})
-    temporary.replace(path)
+    write_tensors(tensors, path, {"prompt_ids": json.dumps(states.prompt_ids)})
 
 
 def load_states(folder: Path, name: str) -> HiddenStates:
