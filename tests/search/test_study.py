@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +168,19 @@ def test_seeds_differ_and_any_seed_will_do(bench: Bench, tmp_path: Path) -> None
     scores = run_study(study_in(tmp_path), bench.space, bench.plain, trials=n_starts + 2, seed=2**40)
     assert scores[:n_starts] == bench.expected[:n_starts]  # the points that every search starts from
     assert scores[n_starts:] != bench.expected[n_starts : n_starts + 2]
+
+
+def test_a_storage_that_cannot_be_used_says_so_and_keeps_its_trials(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the study cannot use sqlite:.*none"):
+        open_study(f"sqlite:///{tmp_path / 'none' / 'study.db'}", IDENTITY)
+    first = bench.run(study_in(tmp_path), 1)
+    impatient = optuna.storages.RDBStorage(
+        f"sqlite:///{tmp_path / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 0.1}}
+    )
+    study = optuna.load_study(study_name="sombrero", storage=impatient)
+    with sqlite3.connect(tmp_path / "study.db") as other:
+        other.execute("BEGIN EXCLUSIVE")  # another program holds the file and does not let go
+        with pytest.raises(RunError, match="database is locked"):
+            bench.run(study, 2)
+        other.rollback()
+    assert bench.run(study_in(tmp_path), 2)[:1] == first

@@ -17,8 +17,10 @@ import optuna
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
+from sqlalchemy.exc import SQLAlchemyError
 
 from sombrero.errors import NumericalError, RunError
+from sombrero.records import EditParameters
 from sombrero.search.front import beaten_at, may_enter_front
 from sombrero.search.objective import TrialBench, TrialScore, complete, screen
 from sombrero.search.space import SearchSpace
@@ -32,17 +34,22 @@ _scores = TypeAdapter(TrialScore)
 
 
 def open_study(storage: str, identity: str) -> optuna.Study:
-    """Open or create the study. Raises RunError when it belongs to another model, prompts or configuration."""
+    """Open or create the study.
+
+    Raises RunError when it belongs to another model, prompts or configuration, or its storage cannot be used.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        study_name="sombrero", storage=storage, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
-    )
-    known = study.user_attrs.get(IDENTITY)
-    if known is None:
-        study.set_user_attr(IDENTITY, identity)
-        with _quiet():
-            study.set_metric_names(list(OBJECTIVES))
-    elif known != identity:
+    with _storage_errors(storage):
+        study = optuna.create_study(
+            study_name="sombrero", storage=storage, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
+        )
+        known = study.user_attrs.get(IDENTITY)
+        if known is None:
+            study.set_user_attr(IDENTITY, identity)
+            with _quiet():
+                study.set_metric_names(list(OBJECTIVES))
+            return study
+    if known != identity:
         raise RunError(
             f"the study in {storage} belongs to another model, prompts or configuration ({known[:12]}, this run is "
             f"{identity[:12]}); use another storage or output folder, or start over with --fresh"
@@ -65,27 +72,31 @@ def run_study(
     seed: int,
     on_trial: Callable[[TrialScore, tuple[TrialScore, ...]], None] | None = None,
 ) -> tuple[TrialScore, ...]:
-    """Bring the study to ``trials`` finished trials and return all scores. ``on_trial`` sees each new one with all."""
-    for open_trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        _close(study, open_trial)
-    scores = finished_scores(study)
+    """Bring the study to ``trials`` finished trials and return all scores. ``on_trial`` sees each new one with all.
+
+    Raises RunError when the storage fails; finished trials are in it.
+    """
+    with _storage_errors("its storage"):
+        for open_trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            _close(study, open_trial)
+        scores = finished_scores(study)
     while len(scores) < trials:
         number = len(scores)
         study.sampler = _sampler(space, number, seed)
-        trial = study.ask()
-        score = _score(bench, number, space, trial, scores)
-        trial.set_user_attr(SCORE, _scores.dump_python(score, mode="json"))
-        _tell(study, trial.number, score)
+        with _storage_errors("its storage"):
+            trial = study.ask()
+            parameters = space.suggest(trial)
+        score = _score(bench, number, parameters, scores)
+        with _storage_errors("its storage"):
+            trial.set_user_attr(SCORE, _scores.dump_python(score, mode="json"))
+            _tell(study, trial.number, score)
         scores = (*scores, score)
         if on_trial is not None:
             on_trial(score, scores)
     return scores
 
 
-def _score(
-    bench: TrialBench, number: int, space: SearchSpace, trial: optuna.Trial, scores: tuple[TrialScore, ...]
-) -> TrialScore:
-    parameters = space.suggest(trial)
+def _score(bench: TrialBench, number: int, parameters: EditParameters, scores: tuple[TrialScore, ...]) -> TrialScore:
     try:
         candidate = screen(bench, number, parameters)
     except NumericalError as error:
@@ -124,6 +135,20 @@ def _sampler(space: SearchSpace, number: int, seed: int) -> BaseSampler:
         if number < len(starts):
             return PartialFixedSampler(starts[number], sampler)
     return sampler
+
+
+@contextmanager
+def _storage_errors(storage: str) -> Iterator[None]:
+    """Turn what a database says of itself into a RunError: a full disk, a server that is gone, a wrong URL."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+        reason = getattr(cause, "orig", None) or cause
+        raise RunError(
+            f"the study cannot use {storage}: {reason}. Finished trials are kept: make room, or see that the database "
+            "answers, then run the same command again"
+        ) from error
 
 
 @contextmanager
