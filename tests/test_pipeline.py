@@ -28,8 +28,17 @@ FILES = {
     "coverage.json",
     "edit.safetensors",
     "effect.json",
+    "map/controls.json",
+    "map/curves.json",
+    "map/directions-k-means.safetensors",
+    "map/directions-pca.safetensors",
+    "map/directions-random.safetensors",
+    "map/directions-shuffled.safetensors",
     "map/directions-single.safetensors",
     "map/directions-som.safetensors",
+    "map/layers.json",
+    "map/log-odds.json",
+    "map/manifold.safetensors",
     "map/map.safetensors",
     "model/README.md",
     "model/config.json",
@@ -46,8 +55,8 @@ FILES = {
     "verification.json",
 }
 STAGES = [
-    "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "directions", "search", "effect",
-    "edit", "verification", "summary",
+    "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "log-odds", "directions",
+    "layers", "curves", "manifold", "controls", "search", "effect", "edit", "verification", "summary",
 ]  # fmt: skip
 MOMENTS = (
     "entered=states of harmless",
