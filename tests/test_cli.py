@@ -33,7 +33,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
     },
     "map": {
         "n_rows": 2, "n_columns": 3, "lattice": "rectangular", "rule": "online", "sigma": 0.5, "learning_rate": 0.1,
-        "n_steps": 9, "holdout": 0.3, "projected": True,
+        "n_steps": 9, "holdout": 0.3, "projected": True, "layer_rule": "log-odds", "layer_max_kl": 0.4,
+        "permutations": 8,
     },
     "search": {
         "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1,

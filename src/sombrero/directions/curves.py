@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 import torch
 
-from sombrero.directions.geometry import effective_rank, principal_angles
+from sombrero.directions.geometry import effective_rank
 from sombrero.records import DirectionSet, HiddenStates
+
+NO_DIRECTION = 1e-5
+"""A direction shorter than this share of a state is rounding: all prompts have the same embeddings at their end."""
 
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One state index. None where a figure is not defined, as all of them that need a direction are in the embeddings.
+    """One state index. None where there is no direction, as in the embeddings.
 
     auroc_single with its bootstrap 95% interval, and auroc_best_unit, that of the best unit: on held-out prompts.
-    effective_rank of the map's units. relative_norm: length of the single direction over the mean
-    length of a harmless state. neighbour_cosine: between the single direction and the one before. angle: the smallest
-    principal angle between the units' span and the single direction, in radians. hit_units: units with prompts.
+    hit_units: units with prompts. effective_rank: of the map's units. relative_norm: length of the single direction
+    over the mean length of a state. neighbour_cosine: between the single direction and that of the state index before.
+    unit_cosine: between it and the most salient unit's.
     """
 
     state: int
@@ -29,7 +32,7 @@ class LayerFigures:
     effective_rank: float | None
     relative_norm: float
     neighbour_cosine: float | None
-    angle: float | None
+    unit_cosine: float | None
 
 
 def layer_curves(som: DirectionSet, single: DirectionSet, harmless: HiddenStates) -> tuple[LayerFigures, ...]:
@@ -37,13 +40,13 @@ def layer_curves(som: DirectionSet, single: DirectionSet, harmless: HiddenStates
 
     Lengths and cosines are those of the directions as given, projected or not.
     """
-    first = single.vectors[:, 0]
-    norms, lengths = first.norm(dim=-1), harmless.hidden.norm(dim=-1).mean(dim=0)
-    unit = torch.nn.functional.normalize(first, dim=-1)
-    cosines = torch.cat([torch.full((1,), float("nan")), (unit[1:] * unit[:-1]).sum(dim=-1)])
-    cosines[1:][(norms[1:] == 0) | (norms[:-1] == 0)] = float("nan")
-    ranks, angles = effective_rank(som.vectors), principal_angles(som.vectors, single.vectors)[:, 0]
-    best = som.auroc.amax(dim=1)
+    lengths = harmless.hidden.norm(dim=-1).mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    relative = single.vectors[:, 0].norm(dim=-1) / lengths
+    unit, salient = (torch.nn.functional.normalize(found.vectors[:, 0], dim=-1) for found in (single, som))
+    there = (relative > NO_DIRECTION).tolist()
+    units_there = (som.vectors.norm(dim=-1).amax(dim=1) / lengths > NO_DIRECTION).tolist()
+    before = [False, *there]
+    ranks, best = effective_rank(som.vectors), som.auroc.amax(dim=1)
     return tuple(
         LayerFigures(
             state=state,
@@ -52,14 +55,10 @@ def layer_curves(som: DirectionSet, single: DirectionSet, harmless: HiddenStates
             auroc_single_high=float(single.auroc_high[state, 0]),
             auroc_best_unit=float(best[state]),
             hit_units=int((som.hit_counts[state] > 0).sum()),
-            effective_rank=None if not bool(som.vectors[state].any()) else float(ranks[state]),
-            relative_norm=float(norms[state] / lengths[state].clamp_min(torch.finfo(torch.float32).tiny)),
-            neighbour_cosine=_defined(cosines[state]),
-            angle=_defined(angles[state]),
+            effective_rank=float(ranks[state]) if units_there[state] else None,
+            relative_norm=float(relative[state]),
+            neighbour_cosine=float(unit[state] @ unit[state - 1]) if there[state] and before[state] else None,
+            unit_cosine=float(unit[state] @ salient[state]) if there[state] and units_there[state] else None,
         )
-        for state in range(len(first))
+        for state in range(len(unit))
     )
-
-
-def _defined(value: torch.Tensor) -> float | None:
-    return None if bool(value.isnan()) else float(value)
