@@ -145,6 +145,8 @@ def test_json_of_every_verb_parses(sombrero: Command, tiny: Tiny, tmp_path: Path
     run = json.loads(sombrero("run", tiny.run, "--json").out)
     assert run == json.loads(json.dumps(tiny.summary))
     assert json.loads(sombrero("map", tiny.run, "--json").out)["base_refusals"]["n"] == 5
+    shown = sombrero("map", tiny.run).out
+    assert shown.count("hold: ") + shown.count("holds: ") == 4 and "k-means" in shown
     search = json.loads(sombrero("search", tiny.run, "--json").out)
     assert search["trials"] == 3 and search["front"]
     inspected = json.loads(sombrero("inspect", tiny.model, "--json").out)

@@ -58,8 +58,8 @@ def print_mapping(console: Console, found: dict[str, Any]) -> None:
 
 def print_map(console: Console, found: dict[str, Any]) -> None:
     """The map at its chosen layer: its figures, who lives in its units, and its statements beside their controls."""
-    tables = ("controls", "statements", "units", "permutations")
-    print_mapping(console, {key: value for key, value in found.items() if key not in tables})
+    shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts")
+    print_mapping(console, {key: value for key, value in found.items() if key not in shown_below})
     units = Table("unit", "prompts", "log-odds", "categories", title="Units of the map", title_justify="left")
     for unit in found["units"]:
         categories = [f"{name} {count}" for name, count in unit["categories"].items()]
