@@ -33,7 +33,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
     },
     "map": {
         "n_rows": 2, "n_columns": 3, "lattice": "rectangular", "rule": "online", "sigma": 0.5, "learning_rate": 0.1,
-        "n_steps": 9, "holdout": 0.3, "projected": True,
+        "n_steps": 9, "holdout": 0.3, "projected": True, "layer_rule": "log-odds", "layer_max_kl": 0.4,
+        "permutations": 8,
     },
     "search": {
         "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1,
@@ -144,6 +145,8 @@ def test_json_of_every_verb_parses(sombrero: Command, tiny: Tiny, tmp_path: Path
     run = json.loads(sombrero("run", tiny.run, "--json").out)
     assert run == json.loads(json.dumps(tiny.summary))
     assert json.loads(sombrero("map", tiny.run, "--json").out)["base_refusals"]["n"] == 5
+    shown = sombrero("map", tiny.run).out
+    assert shown.count("hold: ") + shown.count("holds: ") == 4 and "k-means" in shown
     search = json.loads(sombrero("search", tiny.run, "--json").out)
     assert search["trials"] == 3 and search["front"]
     inspected = json.loads(sombrero("inspect", tiny.model, "--json").out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,8 +30,17 @@ FILES = {
     "coverage.json",
     "edit.safetensors",
     "effect.json",
+    "map/controls.json",
+    "map/curves.json",
+    "map/directions-k-means.safetensors",
+    "map/directions-pca.safetensors",
+    "map/directions-random.safetensors",
+    "map/directions-shuffled.safetensors",
     "map/directions-single.safetensors",
     "map/directions-som.safetensors",
+    "map/layers.json",
+    "map/log-odds.json",
+    "map/manifold.safetensors",
     "map/map.safetensors",
     "model/README.md",
     "model/config.json",
@@ -46,8 +57,8 @@ FILES = {
     "verification.json",
 }
 STAGES = [
-    "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "directions", "search", "effect",
-    "edit", "verification", "summary",
+    "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "log-odds", "directions",
+    "layers", "curves", "manifold", "controls", "search", "effect", "edit", "verification", "summary",
 ]  # fmt: skip
 MOMENTS = (
     "entered=states of harmless",
@@ -256,6 +267,65 @@ def test_more_trials_continue_the_search(tmp_path: Path) -> None:
     whole = verbs.run(more, tmp_path / "whole")
     assert (tmp_path / "run" / "trials.jsonl").read_text().splitlines()[:2] == first
     assert stable(continued) == stable(whole)
+
+
+def test_the_map_stands_beside_its_controls(tmp_path: Path) -> None:
+    """What the verb returns is JSON, holds no prompt, and is about the layer that the rule chose."""
+    config = tiny_config(tmp_path / "inputs", map={"layer_rule": "log-odds", "permutations": 7})
+    found = verbs.map(config, tmp_path / "run")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    choice, controls = (read(tmp_path / "run" / f"map/{name}.json") for name in ("layers", "controls"))
+    assert found["best_state_index"] == choice["state"] == controls["state"]
+    assert choice["rule"] == found["layer_rule"] == "log-odds"
+    assert len(choice["states"]) == len(choice["log_odds"]) == len(choice["kl"]) == 2
+    assert set(found["controls"]) == {"som", "single", "k-means", "pca", "random", "shuffled"}
+    assert found["permutations"] == 7 and len(found["statements"]) == 4
+    assert [unit["prompts"] for unit in found["units"]] == found["hit_counts"]
+    odds = read(tmp_path / "run" / "map/log-odds.json")
+    session = Session(config)
+    assert set(odds["values"]) == {prompt.id for prompt in session.prompts["harmful", "map"]}
+    assert not any(prompt.text in json.dumps(found) for prompt in session.prompts["harmful", "map"])
+
+
+def test_the_search_uses_the_chosen_layer(tmp_path: Path) -> None:
+    """The two rules choose different layers of this model, and each search only its own."""
+    chosen = set()
+    for rule in ("auroc", "log-odds"):
+        config = tiny_config(tmp_path / rule, map={"layer_rule": rule, "permutations": 1}, search={"trials": 14})
+        verbs.search(config, tmp_path / rule / "run")
+        state = read(tmp_path / rule / "run" / "map/layers.json")["state"]
+        lines = (tmp_path / rule / "run" / "trials.jsonl").read_text().splitlines()
+        assert {json.loads(line)["parameters"]["map_layer"] for line in lines} == {None, state}
+        chosen.add(state)
+    assert len(chosen) == 2
+
+
+def test_a_run_from_before_the_controls_goes_on(finished: Finished, tmp_path: Path) -> None:
+    """Settings that it does not know have their defaults; its states and map stay, its directions are made again."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    manifest = read(folder / "run.json")
+    for name in ("layer_rule", "layer_max_kl", "permutations"):
+        del manifest["config"]["map"][name]
+    for name in ("log-odds", "layers", "curves", "manifold", "controls"):
+        del manifest["stages"][name]
+    manifest["stages"]["directions"]["hash"] = "of a version without controls"
+    (folder / "run.json").write_text(json.dumps(manifest))
+    for path in (folder / "map").iterdir():
+        if path.name not in ("map.safetensors", "directions-som.safetensors", "directions-single.safetensors"):
+            path.unlink()
+    for name in ("som", "single"):
+        path = folder / f"map/directions-{name}.safetensors"
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        tensors = {key: t for key, t in load_file(path).items() if key not in ("auroc_low", "auroc_high", "log_odds")}
+        save_file(tensors, path, metadata=metadata)
+    verbs.map(finished.config, folder)
+    after = read(folder / "run.json")["stages"]
+    kept = ("coverage", "baseline", "openings", "states-harmful", "states-harmless", "map")
+    assert {name: after[name] for name in kept} == {name: manifest["stages"][name] for name in kept}
+    for name in ("map/directions-som.safetensors", "map/layers.json", "map/curves.json"):
+        assert (folder / name).read_bytes() == (finished.folder / name).read_bytes()
 
 
 def test_a_changed_checkpoint_is_noticed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sombrero.console import Terminal
 from sombrero.errors import SombreroError, UsageError
 from sombrero.flags import ALL_SECTIONS, with_flags
 from sombrero.run_folder import is_run, read_config
-from sombrero.tables import print_figures, print_mapping, print_summary
+from sombrero.tables import print_figures, print_map, print_mapping, print_summary
 
 CACHE_VARIABLE = "SOMBRERO_CACHE"
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -66,7 +66,7 @@ def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False
 def map_(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Map the model's refusal: a self-organizing map of its harmful states for every layer, and the directions."""
     settings, folder = _resolve(target, config, out)
-    _show(verbs.map(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_mapping)
+    _show(verbs.map(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_map)
 
 
 @app.command()

@@ -77,6 +77,11 @@ class MapConfig(Section):
     n_steps: int = Field(10_000, ge=1)
     holdout: float = Field(0.2, gt=0, lt=1, description="Share of the map prompts kept for the units' AUROC.")
     projected: bool = Field(False, description="Remove the component along the harmless mean from each direction.")
+    layer_rule: Literal["auroc", "log-odds"] = Field(
+        "auroc", description="How the best layer is chosen: by held-out AUROC, or by ablating each layer's direction."
+    )
+    layer_max_kl: float = Field(0.1, gt=0, description="First-token KL (nats) allowed to a layer by rule 'log-odds'.")
+    permutations: int = Field(100, ge=1, description="Shuffled labels that the map is trained on again, for its null.")
 
 
 class SearchConfig(Section):

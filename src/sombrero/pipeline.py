@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import TypeAdapter
 
 from sombrero.checkpoints import write_card
 from sombrero.config import RunConfig
+from sombrero.directions import LayerChoice, LayerFigures, layer_curves, principal_plane
 from sombrero.edits import EditPlanner
 from sombrero.errors import RunError
 from sombrero.progress import Progress, Silent
@@ -22,6 +20,7 @@ from sombrero.records import (
     Effect,
     HiddenStates,
     LayerAccounting,
+    Manifold,
     ModelEdit,
     RefusalMap,
     Response,
@@ -31,26 +30,31 @@ from sombrero.reports import write_report
 from sombrero.run_folder import RunFolder, fingerprint, write_bytes, write_json
 from sombrero.search import BETAS, TrialScore
 from sombrero.session import Session
-from sombrero.stages import baking, mapping, searching
+from sombrero.stages import baking, controls, layers, mapping, searching
+from sombrero.stages.controls import DIRECTION_SETS, EDITED, Controls
+from sombrero.stages.log_odds import PromptLogOdds, measure_log_odds
 from sombrero.stages.provenance import card_data, provenance
 from sombrero.stages.summary import peak_rss_bytes, summarize
+from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.states import load_states, save_states, shard_path
 from sombrero.tensor_records import load_edit, load_record, save_edit, save_record
 
 Until = Literal["map", "search", "report"]
 STATES_PER_SHARD = 1024
-DIRECTION_SETS = ("som", "single")
-
-_scores = TypeAdapter(tuple[TrialScore, ...])
+READINGS = {"layer_rule", "layer_max_kl", "permutations"}
+"""Settings of the map that do not decide how it is trained, only how it is read."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """What the mapping half of a run leaves."""
+    """What the mapping half of a run leaves. directions are those that edits are made of."""
 
     baseline: Baseline
     refusal_map: RefusalMap
+    log_odds: PromptLogOdds
     directions: Mapping[str, DirectionSet]
+    choice: LayerChoice
+    controls: Controls
     accounting: list[LayerAccounting]
 
 
@@ -81,7 +85,7 @@ class Pipeline:
         return summary
 
     def map(self) -> Mapped:
-        """Baseline, states, map, directions, residual accounting."""
+        """Residual accounting, baseline, states, map, directions, layer choice, controls."""
         accounting = self.folder.once_json(
             "coverage", self._inputs(), list[LayerAccounting], lambda: mapping.account(self.session)
         )
@@ -92,21 +96,39 @@ class Pipeline:
             lambda: mapping.measure_baseline(self.session, self.progress),
         )
         mapping.require_refusals(baseline, self.config.evaluation.min_base_refusals)
-        refusal_map, directions = self._train()
-        return Mapped(baseline, refusal_map, directions, accounting)
+        harmful, harmless = self._states("harmful"), self._states("harmless")
+        refusal_map = self._train(harmful, harmless)
+        log_odds = self.folder.once_json(
+            "log-odds",
+            self._inputs(after=("baseline",)),
+            PromptLogOdds,
+            lambda: measure_log_odds(self.session, baseline, self.progress),
+            under="map",
+        )
+        directions = self._directions(refusal_map, harmful, harmless, log_odds)
+        choice = self._choose_layer(directions["single"], baseline)
+        weighed = self._read(refusal_map, directions, choice, harmful, harmless)
+        return Mapped(baseline, refusal_map, log_odds, directions, choice, weighed, accounting)
 
     def search(self, mapped: Mapped) -> tuple[TrialScore, ...]:
         """The study, up to the configured number of trials."""
         path = self.folder.path / "trials.jsonl"
         settings = self.config.search
         same_study = settings.model_dump(mode="json", exclude={"trials", "finalists", "target_rate", "max_kl"})
-        identity = fingerprint([same_study, self.config.seed, self._upstream("directions", "baseline")])
+        identity = fingerprint([same_study, self.config.seed, self._upstream("directions", "baseline", "layers")])
 
         def make() -> tuple[TrialScore, ...]:
             storage = settings.storage or f"sqlite:///{self.folder.path.absolute() / 'study.db'}"
-            progress = _TrialLog(self.progress, path)
+            progress = TrialLog(self.progress, path)
             return searching.search(
-                self.session, self.planner, mapped.directions, mapped.baseline, storage, identity, progress
+                self.session,
+                self.planner,
+                mapped.directions,
+                mapped.choice.state,
+                mapped.baseline,
+                storage,
+                identity,
+                progress,
             )
 
         return self.folder.once(
@@ -172,8 +194,8 @@ class Pipeline:
     @cached_property
     def planner(self) -> EditPlanner:
         """Builds edits. Needs the map stages to be finished."""
-        _, directions = self._train()
         harmful, harmless = self._states("harmful"), self._states("harmless")
+        directions = controls.load_directions(self.folder.path / "map", EDITED)
         return EditPlanner(self.session.handle, self.session.writers, directions, harmful, harmless, BETAS)
 
     def check_identity(self) -> None:
@@ -189,29 +211,77 @@ class Pipeline:
                 "--fresh, or choose another --out"
             )
 
-    def _train(self) -> tuple[RefusalMap, dict[str, DirectionSet]]:
-        """The map and its directions, trained on one part of the map prompts and judged on the other."""
-        harmful, harmless = self._states("harmful"), self._states("harmless")
-        path = self.folder.path / "map"
-        holdout, seed = self.config.map.holdout, self.config.seed
-        (h_train, h_held), (g_train, g_held) = (mapping.split_states(s, holdout, seed) for s in (harmful, harmless))
-        refusal_map = self.folder.once(
+    def _train(self, harmful: HiddenStates, harmless: HiddenStates) -> RefusalMap:
+        """The map, trained on one part of the map prompts; its directions are judged on the other."""
+        path = self.folder.path / "map" / "map.safetensors"
+        return self.folder.once(
             "map",
             self._inputs("map", after=("states-harmful", "states-harmless")),
-            lambda: mapping.train_map(self.session, h_train, g_train),
-            lambda value: save_record(value, path / "map.safetensors"),
-            lambda: load_record(RefusalMap, path / "map.safetensors"),
+            lambda: mapping.train_map(
+                self.session, mapping.Folds.cut(harmful, harmless, self.config.map.holdout, self.config.seed)
+            ),
+            lambda value: save_record(value, path),
+            lambda: load_record(RefusalMap, path),
         )
-        directions = self.folder.once(
+
+    def _directions(
+        self, refusal_map: RefusalMap, harmful: HiddenStates, harmless: HiddenStates, log_odds: PromptLogOdds
+    ) -> dict[str, DirectionSet]:
+        """Directions of the map and of every control; those that edits are made of are read back."""
+        path = self.folder.path / "map"
+        return self.folder.once(
             "directions",
-            self._inputs("map", after=("map",)),
-            lambda: mapping.find_directions(self.session, refusal_map, h_held, g_held),
-            lambda value: _save_directions(value, path),
-            lambda: {
-                name: load_record(DirectionSet, path / f"directions-{name}.safetensors") for name in DIRECTION_SETS
-            },
+            self._inputs("map", after=("map", "log-odds")),
+            lambda: controls.find_directions(
+                self.config.map, self.config.seed, refusal_map, harmful, harmless, log_odds.values
+            ),
+            lambda found: controls.save_directions(found, path),
+            lambda: controls.load_directions(path, EDITED),
         )
-        return refusal_map, directions
+
+    def _choose_layer(self, single: DirectionSet, baseline: Baseline) -> LayerChoice:
+        """The state index whose directions stand for the model's refusal."""
+        rule = [self.config.map.layer_rule, self.config.map.layer_max_kl]
+        return self.folder.once_json(
+            "layers",
+            [rule, self._inputs(after=("directions", "baseline"))],
+            LayerChoice,
+            lambda: layers.choose_layer(self.session, single, baseline, self.progress),
+            under="map",
+        )
+
+    def _read(
+        self,
+        refusal_map: RefusalMap,
+        directions: Mapping[str, DirectionSet],
+        choice: LayerChoice,
+        harmful: HiddenStates,
+        harmless: HiddenStates,
+    ) -> Controls:
+        """What the map says: its curves and its plane at every layer, and its controls at the chosen one."""
+        path, seed, settings = self.folder.path / "map", self.config.seed, self.config.map
+        after = self._upstream("directions", "layers")
+        self.folder.once_json(
+            "curves",
+            after,
+            tuple[LayerFigures, ...],
+            lambda: layer_curves(directions["som"], directions["single"], harmless),
+            under="map",
+        )
+        self.folder.once(
+            "manifold",
+            self._upstream("map"),
+            lambda: principal_plane(harmful, harmless, refusal_map.codebook, seed=seed),
+            lambda value: save_record(value, path / "manifold.safetensors"),
+            lambda: load_record(Manifold, path / "manifold.safetensors"),
+        )
+
+        def make() -> Controls:
+            found = controls.load_directions(path, DIRECTION_SETS)
+            with self.progress.stage("controls of the map", settings.permutations) as advance:
+                return controls.weigh(settings, seed, found, choice.state, harmful, harmless, advance)
+
+        return self.folder.once_json("controls", [after, settings.permutations], Controls, make, under="map")
 
     def _states(self, role: Literal["harmful", "harmless"]) -> HiddenStates:
         path = self.folder.path / "states"
@@ -232,7 +302,10 @@ class Pipeline:
     def _inputs(self, *sections: str, after: tuple[str, ...] = ()) -> list[object]:
         """What decides a stage: its sections of the configuration, the model, the prompts, the stages before it."""
         names = ("model", "prompts", *sections)
-        chosen = {name: getattr(self.config, name).model_dump(mode="json") for name in names}
+        chosen = {
+            name: getattr(self.config, name).model_dump(mode="json", exclude=READINGS if name == "map" else None)
+            for name in names
+        }
         return [chosen, self.config.seed, self.session.identity, self._upstream(*after)]
 
     def _upstream(self, *stages: str) -> list[str]:
@@ -245,30 +318,3 @@ class Pipeline:
             for name, response in by_prompt.items()
         ]
         write_bytes(self.folder.path / "responses.jsonl", ("\n".join(lines) + "\n").encode())
-
-
-class _TrialLog:
-    """Progress that also keeps ``trials.jsonl`` up to date."""
-
-    def __init__(self, inner: Progress, path: Path) -> None:
-        self.stage, self.say = inner.stage, inner.say
-        self._inner, self._path = inner, path
-
-    def trial(self, score: TrialScore, scores: tuple[TrialScore, ...]) -> None:
-        write_trials(scores, self._path)
-        self._inner.trial(score, scores)
-
-
-def write_trials(scores: tuple[TrialScore, ...], path: Path) -> None:
-    """One JSON object a line, in the order of the trials."""
-    write_bytes(path, "".join(json.dumps(asdict(score)) + "\n" for score in scores).encode())
-
-
-def read_trials(path: Path) -> tuple[TrialScore, ...]:
-    """Read what :func:`write_trials` wrote."""
-    return _scores.validate_python([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-
-
-def _save_directions(directions: Mapping[str, DirectionSet], folder: Path) -> None:
-    for name, record in directions.items():
-        save_record(record, folder / f"directions-{name}.safetensors")

@@ -83,9 +83,9 @@ class RunFolder:
                 self.write_manifest()
         return load()
 
-    def once_json(self, name: str, inputs: object, kind: type[T], make: Callable[[], T]) -> T:
-        """:meth:`once` for a record of type ``kind`` that is kept as ``NAME.json``."""
-        path = self.path / f"{name}.json"
+    def once_json(self, name: str, inputs: object, kind: type[T], make: Callable[[], T], *, under: str = "") -> T:
+        """:meth:`once` for a record of type ``kind`` that is kept as ``NAME.json``, below the folder ``under``."""
+        path = self.path / under / f"{name}.json"
         adapter = TypeAdapter(kind)
 
         def load() -> T:
@@ -188,7 +188,7 @@ def _continue_manifest(path: Path, config: RunConfig) -> dict[str, Any]:
     else:
         differing = [
             f"{key}: {was!r} there, {now!r} now"
-            for key, was, now in _differences(manifest.get("config", settings), settings)
+            for key, was, now in _differences(_completed(manifest.get("config", settings)), settings)
             if not (key in GROWING and was < now)
         ]
         if differing:
@@ -200,6 +200,14 @@ def _continue_manifest(path: Path, config: RunConfig) -> dict[str, Any]:
     manifest |= {"versions": {"sombrero": __version__, "python": platform.python_version()} | _library_versions()}
     write_json(path / MANIFEST, manifest)
     return manifest
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier run, with the defaults of those that were not there yet when it began."""
+    try:
+        return RunConfig.model_validate(settings).model_dump(mode="json")
+    except ValidationError:  # settings that are no longer there: they are named among those that differ
+        return settings
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ COUNTS = (
     ("false_refusals", "false refusals on borderline prompts"),
     ("harmless_refusals", "refusals on plain harmless prompts"),
 )
+CATEGORIES_SHOWN = 3
 
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
@@ -53,6 +54,30 @@ def print_mapping(console: Console, found: dict[str, Any]) -> None:
             value = "\n".join(_front_line(item) if isinstance(item, dict) else _number(item) for item in value)
         table.add_row(key.replace("_", " "), escape(_number(value)))
     console.print(table)
+
+
+def print_map(console: Console, found: dict[str, Any]) -> None:
+    """The map at its chosen layer: its figures, who lives in its units, and its statements beside their controls."""
+    shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts")
+    print_mapping(console, {key: value for key, value in found.items() if key not in shown_below})
+    units = Table("unit", "prompts", "log-odds", "categories", title="Units of the map", title_justify="left")
+    for unit in found["units"]:
+        categories = [f"{name} {count}" for name, count in unit["categories"].items()]
+        more = ["…"] if len(categories) > CATEGORIES_SHOWN else []
+        odds = "–" if unit["log_odds"] is None else f"{unit['log_odds']:.2f}"
+        shown = escape(", ".join(categories[:CATEGORIES_SHOWN] + more))
+        units.add_row(str(unit["unit"]), str(unit["prompts"]), odds, shown)
+    console.print(units)
+    sets = Table("directions", "best unit's AUROC (95%)", "effective rank", title="Controls", title_justify="left")
+    for name, figures in found["controls"].items():
+        interval = f"{figures['auroc']:.3f} ({figures['auroc_low']:.3f}–{figures['auroc_high']:.3f})"
+        sets.add_row(name, interval, f"{figures['effective_rank']:.2f} of {figures['units']}")
+    console.print(sets)
+    for statement in found["statements"]:
+        beside = ", ".join(f"{name} {value:.3f}" for name, value in statement["controls"].items())
+        p = "" if statement["p"] is None else f"; p = {statement['p']:.2g}, {found['permutations']} permutations"
+        holds = "holds" if statement["holds"] else "does not hold"
+        console.print(f"{holds}: {statement['text']}: {statement['value']:.3f} (beside {beside}{p})", soft_wrap=True)
 
 
 def figures_table(title: str, models: dict[str, dict[str, Any]]) -> Table:

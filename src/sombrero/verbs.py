@@ -34,23 +34,23 @@ def run(
 def map(
     config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Map the model's refusal: states, map, directions. Returns the figures of the map at its best state index."""
+    """Map the model's refusal: states, map, directions, controls. Returns the figures of the map at its best state."""
+    from sombrero.stages.map_figures import map_figures
+
     with _pipeline(config, out, fresh, progress) as pipeline:
         pipeline.check_identity()
         mapped = pipeline.map()
-        single = mapped.directions["single"].auroc[:, 0]
-        best = int(single.argmax())
-        return {
-            "run": str(pipeline.folder.path),
-            "base_refusals": {"count": mapped.baseline.refusals.count, "n": mapped.baseline.refusals.n},
-            "best_state_index": best,
-            "auroc_single": float(single[best]),
-            "auroc_units": mapped.directions["som"].auroc[best].tolist(),
-            "hit_counts": mapped.refusal_map.hit_counts[best].tolist(),
-            "quantization_error": float(mapped.refusal_map.quantization_error[best]),
-            "topographic_error": float(mapped.refusal_map.topographic_error[best]),
-            "max_accounting_error": max(entry.relative_error for entry in mapped.accounting),
-        }
+        prompts = pipeline.session.prompts["harmful", "map"]
+        return {"run": str(pipeline.folder.path)} | map_figures(
+            mapped.baseline,
+            mapped.refusal_map,
+            mapped.directions["som"],
+            mapped.choice,
+            mapped.controls,
+            mapped.log_odds,
+            mapped.accounting,
+            prompts,
+        )
 
 
 def search(

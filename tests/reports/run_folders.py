@@ -105,9 +105,10 @@ def direction_sets(found: RefusalMap) -> dict[str, DirectionSet]:
     auroc = (bump[:, None] - 0.2 * torch.rand(n_states, n_units, generator=generator)).clamp(0, 1)
     single = found.harmful_mean[:, None, :]
     zeros = torch.zeros(n_states, 1, dtype=torch.int64)
+    mean, one = found.harmless_mean, bump[:, None]
     return {
-        "som": DirectionSet("som", vectors, order, hits, auroc, found.harmless_mean),
-        "single": DirectionSet("single", single, zeros, zeros + N_TRAIN, bump[:, None], found.harmless_mean),
+        "som": DirectionSet("som", vectors, order, hits, auroc, auroc, auroc, auroc * 4, mean),
+        "single": DirectionSet("single", single, zeros, zeros + N_TRAIN, one, one, one, one * 4, mean),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sombrero.directions import choose_by_auroc
 from sombrero.evaluation import MarkerDetector, first_token_log_probs, generate, refusal_tokens
 from sombrero.records import ModelEdit
 from sombrero.search import SearchSpace, TrialBench, make_space
@@ -49,7 +50,8 @@ def first_tokens(planned: Planned):  # type: ignore[no-untyped-def]
 
 def whole_space(planned: Planned) -> SearchSpace:
     """Everything that a search may vary on the tiny model."""
-    return make_space(N_LAYERS, ("guarded", "project", "compose"), planned.directions, max_units=3)
+    best = choose_by_auroc(planned.directions["single"]).state
+    return make_space(N_LAYERS, ("guarded", "project", "compose"), planned.directions, 3, best)
 
 
 class WatchedPlanner:

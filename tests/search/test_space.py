@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import PartialFixedSampler, RandomSampler
 
+from sombrero.errors import UsageError
 from sombrero.records import DirectionSet
 from sombrero.search import SearchSpace, make_space
 from sombrero.search.space import BETAS, STRENGTHS
@@ -21,14 +22,16 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
-def directions(n_layers: int, n_hit: list[int], best: int, m: int = 5) -> dict[str, DirectionSet]:
-    """Direction sets whose map has ``n_hit`` units with hits per state index; the single direction is best at one."""
+def directions(n_layers: int, n_hit: list[int], m: int = 5) -> dict[str, DirectionSet]:
+    """Direction sets whose map has ``n_hit`` units with hits per state index."""
     hits = torch.tensor([[1] * k + [0] * (m - k) for k in n_hit])
     auroc = torch.full((n_layers + 1, 1), 0.5)
-    auroc[best] = 0.9
     zeros = torch.zeros(n_layers + 1, m, 2)
-    som = DirectionSet("som", zeros, torch.zeros_like(hits), hits, torch.zeros(n_layers + 1, m), zeros[:, 0])
-    return {"som": som, "single": DirectionSet("single", zeros[:, :1], hits[:, :1], hits[:, :1], auroc, zeros[:, 0])}
+    flat, first, mean = torch.zeros(n_layers + 1, m), hits[:, :1], zeros[:, 0]
+    return {
+        "som": DirectionSet("som", zeros, torch.zeros_like(hits), hits, flat, flat, flat, flat, mean),
+        "single": DirectionSet("single", zeros[:, :1], first, first, auroc, auroc, auroc, auroc, mean),
+    }
 
 
 @st.composite
@@ -36,8 +39,8 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     n_layers = draw(st.integers(1, 40))
     n_hit = [1, *draw(st.lists(st.integers(1, 5), min_size=n_layers, max_size=n_layers))]
     rules = tuple(draw(st.lists(st.sampled_from(RULES), min_size=1, unique=True)))
-    found = directions(n_layers, n_hit, draw(st.integers(0, n_layers)))
-    return make_space(n_layers, rules, found, draw(st.integers(1, 5)))
+    best = draw(st.integers(1, n_layers))
+    return make_space(n_layers, rules, directions(n_layers, n_hit), draw(st.integers(1, 5)), best)
 
 
 def ask(space: SearchSpace, seed: int = 0, fixed: dict[str, Any] | None = None) -> tuple[optuna.Trial, Any]:
@@ -78,16 +81,16 @@ def test_the_first_points_are_points_of_the_space(space: SearchSpace) -> None:
     assert len({str(sorted(point.items())) for point in points}) == len(points)
 
 
-@settings(max_examples=60, deadline=None)
-@given(spaces())
-def test_the_best_state_is_one_that_a_layer_writes(space: SearchSpace) -> None:
+@pytest.mark.parametrize("best", [0, 4])
+def test_the_best_state_is_one_that_a_layer_writes(best: int) -> None:
     """State index 0 is the embeddings: every prompt ends in the same token there."""
-    assert 1 <= space.best_state <= space.n_layers
+    with pytest.raises(UsageError, match=rf"best state {best} is not one of 1..3"):
+        make_space(3, RULES, directions(3, [1, 5, 5, 5]), 3, best)
 
 
 @pytest.mark.parametrize(("max_units", "hit"), [(1, 5), (3, 5), (5, 3), (4, 1)])
 def test_unit_sets_are_all_subsets_of_the_most_salient_units_with_hits(max_units: int, hit: int) -> None:
-    space = make_space(3, RULES, directions(3, [1, 5, hit, 5], best=2), max_units)
+    space = make_space(3, RULES, directions(3, [1, 5, hit, 5]), max_units, 2)
     n = min(max_units, hit)
     assert space.unit_sets[0] == "single"
     assert len(space.unit_sets) - 1 == len(set(space.unit_sets[1:])) == sum(comb(n, k) for k in range(1, n + 1))
@@ -100,5 +103,5 @@ def test_unit_sets_are_all_subsets_of_the_most_salient_units_with_hits(max_units
 
 def test_the_embeddings_of_the_last_token_do_not_narrow_the_search() -> None:
     """All prompts end in the same token, so at state index 0 one unit takes every hit."""
-    space = make_space(2, RULES, directions(2, [1, 4, 4], best=1), max_units=3)
+    space = make_space(2, RULES, directions(2, [1, 4, 4]), max_units=3, best_state=1)
     assert space.unit_sets == ("single", "0", "1", "2", "0+1", "0+2", "1+2", "0+1+2")

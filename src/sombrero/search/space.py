@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import optuna
 
+from sombrero.errors import UsageError
 from sombrero.records import DirectionSet, EditParameters, LayerProfile, RuleName, WriterKind
 
 ALPHA = 0.01
@@ -21,8 +22,8 @@ SINGLE = "single"
 class SearchSpace:
     """What a search may vary.
 
-    ``best_state`` is the state index whose single direction separates best on held-out prompts. ``unit_sets`` are the
-    choices of directions: ``single`` or salience ranks of the map joined by ``+``.
+    ``best_state`` is the state index of the chosen layer. ``unit_sets`` are the choices of directions: ``single`` or
+    salience ranks of the map joined by ``+``.
     """
 
     n_layers: int
@@ -79,13 +80,21 @@ class SearchSpace:
 
 
 def make_space(
-    n_layers: int, rules: tuple[RuleName, ...], directions: Mapping[str, DirectionSet], max_units: int
+    n_layers: int,
+    rules: tuple[RuleName, ...],
+    directions: Mapping[str, DirectionSet],
+    max_units: int,
+    best_state: int,
 ) -> SearchSpace:
-    """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units with hits."""
+    """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units with hits.
+
+    Raises UsageError when ``best_state`` is not a state index that a layer writes.
+    """
+    if best_state not in range(1, n_layers + 1):
+        raise UsageError(f"the best state {best_state} is not one of 1..{n_layers}, which the model's layers write")
     som = directions["som"]
     # state index 0 is left out: the template ends every prompt with the same token, so its embeddings hit one unit
     hit = int((som.hit_counts[1:] > 0).sum(dim=1).min())
     ranks = range(min(max_units, hit))
     subsets = ["+".join(map(str, c)) for size in range(1, len(ranks) + 1) for c in combinations(ranks, size)]
-    single = directions[SINGLE]
-    return SearchSpace(n_layers, rules, (SINGLE, *subsets), 1 + int(single.auroc[1:, 0].argmax()))
+    return SearchSpace(n_layers, rules, (SINGLE, *subsets), best_state)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from sombrero.directions import derive_directions, single_direction
+from sombrero.config import MapConfig
 from sombrero.edits import account_residuals
 from sombrero.errors import RunError
 from sombrero.evaluation import first_token_log_probs, generate, wilson
 from sombrero.progress import Progress
-from sombrero.records import Baseline, DirectionSet, HiddenStates, LayerAccounting, RefusalMap, RenderedPrompt
+from sombrero.records import Baseline, HiddenStates, LayerAccounting, RefusalMap, RenderedPrompt
 from sombrero.session import Session
-from sombrero.som import fit_layers
+from sombrero.som import LayerMaps, fit_layers
 from sombrero.states import collect_states
 
 PROBE_PROMPTS = 4
@@ -96,6 +97,22 @@ def collect(
     return HiddenStates(ids, hidden, states.writer_inputs)
 
 
+@dataclass(frozen=True)
+class Folds:
+    """States of both roles to train on, and those held out. Without writer inputs, which a map has no use for."""
+
+    harmful: HiddenStates
+    harmless: HiddenStates
+    harmful_held: HiddenStates
+    harmless_held: HiddenStates
+
+    @classmethod
+    def cut(cls, harmful: HiddenStates, harmless: HiddenStates, holdout: float, seed: int) -> Folds:
+        """Each role by a permutation that the seed decides."""
+        (h, h_held), (g, g_held) = (split_states(states, holdout, seed) for states in (harmful, harmless))
+        return cls(h, g, h_held, g_held)
+
+
 def split_states(states: HiddenStates, holdout: float, seed: int) -> tuple[HiddenStates, HiddenStates]:
     """States to train on and states held out, by a permutation that the seed decides; at least one row each."""
     n = len(states.prompt_ids)
@@ -104,11 +121,10 @@ def split_states(states: HiddenStates, holdout: float, seed: int) -> tuple[Hidde
     return _rows(states, order[held:]), _rows(states, order[:held])
 
 
-def train_map(session: Session, harmful: HiddenStates, harmless: HiddenStates) -> RefusalMap:
-    """A self-organizing map of the harmful states, for every state index."""
-    settings = session.config.map
-    maps = fit_layers(
-        harmful.hidden,
+def fit_map(hidden: torch.Tensor, settings: MapConfig, seed: int) -> LayerMaps:
+    """A self-organizing map of ``(n, L, d)`` for every second index, with the run's settings."""
+    return fit_layers(
+        hidden,
         n_rows=settings.n_rows,
         n_columns=settings.n_columns,
         lattice=settings.lattice,
@@ -116,8 +132,15 @@ def train_map(session: Session, harmful: HiddenStates, harmless: HiddenStates) -
         sigma=settings.sigma,
         learning_rate=settings.learning_rate,
         n_steps=settings.n_steps,
-        seed=session.config.seed,
+        seed=seed,
     )
+
+
+def train_map(session: Session, folds: Folds) -> RefusalMap:
+    """A self-organizing map of the harmful states, for every state index."""
+    harmful, harmless = folds.harmful, folds.harmless
+    settings = session.config.map
+    maps = fit_map(harmful.hidden, settings, session.config.seed)
     return RefusalMap(
         n_rows=settings.n_rows,
         n_columns=settings.n_columns,
@@ -133,17 +156,6 @@ def train_map(session: Session, harmful: HiddenStates, harmless: HiddenStates) -
         harmful_mean=harmful.hidden.mean(dim=0),
         train_ids=harmful.prompt_ids,
     )
-
-
-def find_directions(
-    session: Session, refusal_map: RefusalMap, harmful: HiddenStates, harmless: HiddenStates
-) -> dict[str, DirectionSet]:
-    """The map's directions and the single direction, with salience on held-out states."""
-    projected = session.config.map.projected
-    return {
-        "som": derive_directions(refusal_map, harmful, harmless, projected=projected),
-        "single": single_direction(refusal_map, harmful, harmless, projected=projected),
-    }
 
 
 def account(session: Session) -> list[LayerAccounting]:

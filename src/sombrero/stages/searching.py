@@ -34,6 +34,7 @@ def search(
     session: Session,
     planner: EditPlanner,
     directions: Mapping[str, DirectionSet],
+    best_state: int,
     baseline: Baseline,
     storage: str,
     identity: str,
@@ -55,7 +56,7 @@ def search(
         batch_tokens=settings.states.batch_tokens,
     )
     n_layers = max(writer.layer for writer in session.writers) + 1
-    space = make_space(n_layers, settings.search.rules, directions, settings.search.max_units)
+    space = make_space(n_layers, settings.search.rules, directions, settings.search.max_units, best_state)
     study = open_study(storage, identity)
     with progress.stage("search", settings.search.trials) as advance:
 
