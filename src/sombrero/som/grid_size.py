@@ -52,11 +52,12 @@ class GridSizes:
     candidates ``(S,)`` int64, ascending from 1. held_out_error, strength, rand ``(L, S)`` float32: means over splits of
     the quantization error, the prediction strength and the adjusted Rand index between halves. reference_error
     ``(L, S)`` float32: the mean held-out error of the references. excess ``(L, S)`` float32: by how many of their
-    standard deviations the error, as a share of that of one unit, lies below theirs. Much excess without strength is
-    structure that no number of units describes: a ring, heavy tails.
+    standard deviations the error, as a share of that of one unit, lies below theirs.
 
     chosen, chosen_low, chosen_high ``(L,)`` int64: the choice with its 95% interval; choices ``(L, n_repeats)`` int64:
-    of every split alone.
+    of every split alone. structured ``(L,)`` bool: whether some candidate's excess is more than chance allows. Where
+    the choice is 1 all the same, the samples are no single Gaussian, but no number of units comes again on other
+    halves: lobes too faint for so few samples, a ring, heavy tails.
     """
 
     candidates: torch.Tensor
@@ -69,6 +70,7 @@ class GridSizes:
     chosen_low: torch.Tensor
     chosen_high: torch.Tensor
     choices: torch.Tensor
+    structured: torch.Tensor
 
 
 def grid_shape(n_units: int) -> tuple[int, int]:
@@ -184,11 +186,11 @@ def _choice(candidates: list[int], figures: HeldOut, n_splits: int, least_streng
     standard_error = (error[:, :, None] - error[:, None]).std(dim=0)
     n_references = len(reference)
     allowed = float(stats.t.ppf(1.0 - LEVEL, n_references - 1)) * (1.0 + 1.0 / n_references) ** 0.5
-    units = torch.tensor(candidates)
+    bound, units = expected - allowed * deviation, torch.tensor(candidates)
 
     def smallest(errors: torch.Tensor, share: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
         """Steps 3 and 4 for figures ``(..., S)``."""
-        stable = (strengths >= least_strength) & (share < expected - allowed * deviation)
+        stable = (strengths >= least_strength) & (share < bound)
         stable[..., 0] = True
         best = errors.masked_fill(~stable, float("inf")).argmin(dim=-1, keepdim=True)
         near = errors <= errors.gather(-1, best) + standard_error[best[..., 0]]
@@ -205,4 +207,5 @@ def _choice(candidates: list[int], figures: HeldOut, n_splits: int, least_streng
         torch.minimum(ordered[tail], chosen),
         torch.maximum(ordered[n_splits - 1 - tail], chosen),
         choices,
+        (share.mean(dim=0) < bound)[1:].any(),
     )

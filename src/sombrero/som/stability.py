@@ -53,10 +53,8 @@ def map_stability(
         raise UsageError(f"{len(seeds)} seed for the stability of a map; give at least two to compare")
     codebooks, assignments = [], []
     for seed in seeds:
-        drawn = hidden[torch.from_numpy(np.random.RandomState(seed).randint(len(hidden), size=len(hidden)))]
-        maps = fit_layers(
-            drawn if bootstrap else hidden, n_rows=n_rows, n_columns=n_columns, lattice=lattice, rule=rule, seed=seed
-        )
+        samples = hidden[_resample(len(hidden), seed)] if bootstrap else hidden
+        maps = fit_layers(samples, n_rows=n_rows, n_columns=n_columns, lattice=lattice, rule=rule, seed=seed)
         codebooks.append(maps.codebook)
         assignments.append(_assigned(hidden, maps.codebook) if bootstrap else maps.best_units)
     pairs = list(combinations(range(len(seeds)), 2))
@@ -68,7 +66,8 @@ def map_stability(
 def assignment_agreement(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Adjusted Rand index of two assignments ``(L, n)`` of the same samples, ``(L,)`` float32.
 
-    Hubert & Arabie 1985. 1 where the same samples share a unit, whatever the units are numbered; 0 in expectation where chance decides.
+    1 where the same samples share a unit, whatever its number; 0 in expectation where chance decides (Hubert & Arabie
+    1985).
     """
     scores = [
         adjusted_rand_score(one.numpy(), other.numpy()) for one, other in zip(first.cpu(), second.cpu(), strict=True)
@@ -96,6 +95,10 @@ def matched_cosine(first: torch.Tensor, second: torch.Tensor, reference: torch.T
         rows, columns = linear_sum_assignment(cosines, maximize=True)
         means.append(float(cosines[rows, columns].mean()))
     return torch.tensor(means, dtype=torch.float32)
+
+
+def _resample(n_samples: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).randint(n_samples, size=n_samples))
 
 
 def _directions(codebook: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
