@@ -86,6 +86,13 @@ def test_permuted_harm_labels_find_the_same_in_both_groups() -> None:
     assert apart < 0.25 * planted.directions.mean(dim=1).norm()
 
 
+def test_topics_are_counted_too_and_the_harmless_control_shows_it() -> None:
+    """One direction of refusal in prompts of four well parted topics: four lobes in either kind of prompts."""
+    planted = plant_states(n_lobes=1, d=100, strengths=(12.0,), n_topics=4, topic=10.0)
+    for states in (planted.harmful, planted.harmless):
+        assert choose_grid_size(states.hidden, candidates=CANDIDATES).chosen.tolist() == [4]
+
+
 def test_a_ring_is_structure_without_a_number() -> None:
     sizes = choose_grid_size(plant_states("ring", d=100, strengths=(20.0,)).harmful.hidden, candidates=CANDIDATES)
     assert sizes.structured.all() and sizes.excess.max() > 5.0
