@@ -135,6 +135,13 @@ def test_a_layer_depends_on_itself_alone_whatever_the_threads() -> None:
     assert_same(together, again)
 
 
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = layers(clustered(60, 80, 0, k=3)[0], isotropic(60, 80, 1))
+    whole = choose_grid_size(hidden, **FEW)
+    monkeypatch.setattr("sombrero.som.grid_size.CHUNK_BYTES", 1)
+    assert_same(whole, choose_grid_size(hidden, **FEW))
+
+
 def test_only_inner_products_about_the_mean_count() -> None:
     """Shift, scale and a rotation of the features change nothing but the unit of the errors."""
     hidden = layers(clustered(60, 80, 0, k=3)[0], isotropic(60, 80, 1))

@@ -21,9 +21,10 @@ The spread over half samples estimates the sampling spread of a figure of all n 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ CANDIDATES = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16)
 """Tried by default, as far as a half has at least ``SAMPLES_PER_UNIT`` samples for each unit."""
 SAMPLES_PER_UNIT = 4
 LARGEST_SAMPLE = 512
-"""Of more samples a random subset is compared: inner products of all pairs are held for every split."""
+"""Of more samples a random subset is compared: the cost grows with its square."""
+CHUNK_BYTES = 16 * 2**20
+"""Inner products of splits and references that are compared at once; one problem is always taken."""
 LEVEL = 0.01
 """Chance for a candidate of a single Gaussian to lie as far below the references."""
 _CONSTANT = 1e-6
@@ -155,12 +158,19 @@ def _draw(n_samples: int, n_repeats: int, n_references: int, generator: np.rando
 def _layer(samples: torch.Tensor, draws: _Draws, candidates: list[int]) -> HeldOut:
     """Figures of the R splits and then of the B references of one layer ``(n, d)``."""
     gram, scale = _centred_gram(samples, draws.subset)
-    size = draws.splits.shape[1]
-    observed = [gram[order][:, order] for order in torch.from_numpy(draws.splits)]
     spectrum = torch.linalg.eigvalsh(gram)[1:].clamp_(min=0.0)  # the first belongs to the mean
-    frames = draws.frames[:, :size]
-    figures = held_out(torch.cat([torch.stack(observed), frames * spectrum @ frames.mT]), candidates)
-    return HeldOut(figures.error * scale, figures.strength, figures.rand)
+    size = draws.splits.shape[1]
+    observed = (gram[order][:, order] for order in torch.from_numpy(draws.splits))
+    rotated = (frame * spectrum @ frame.T for frame in draws.frames[:, :size])
+    at_once = max(1, CHUNK_BYTES // (gram.element_size() * size**2))
+    parts = [held_out(torch.stack(some), candidates) for some in _batched(chain(observed, rotated), at_once)]
+    error, strength, rand = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(HeldOut))
+    return HeldOut(error * scale, strength, rand)
+
+
+def _batched(grams: Iterator[torch.Tensor], size: int) -> Iterator[list[torch.Tensor]]:
+    while some := list(islice(grams, size)):
+        yield some
 
 
 def _centred_gram(samples: torch.Tensor, subset: NDArray[np.int64]) -> tuple[torch.Tensor, float]:
