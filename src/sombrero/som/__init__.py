@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 from sombrero.som.estimator import SelfOrganizingMap
+from sombrero.som.grid_size import GridSizes, choose_grid_size, grid_shape
 from sombrero.som.lattice import Lattice
 from sombrero.som.layers import LayerMaps, fit_layers
+from sombrero.som.picture import component_planes, continuity, trustworthiness, unit_distances
+from sombrero.som.stability import MapStability, map_stability
 
-__all__ = ["Lattice", "LayerMaps", "SelfOrganizingMap", "fit_layers"]
+__all__ = [
+    "GridSizes",
+    "Lattice",
+    "LayerMaps",
+    "MapStability",
+    "SelfOrganizingMap",
+    "choose_grid_size",
+    "component_planes",
+    "continuity",
+    "fit_layers",
+    "grid_shape",
+    "map_stability",
+    "trustworthiness",
+    "unit_distances",
+]
