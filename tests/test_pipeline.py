@@ -42,6 +42,8 @@ FILES = {
     "map/log-odds.json",
     "map/manifold.safetensors",
     "map/map.safetensors",
+    "map/quality.safetensors",
+    "map/units.json",
     "model/README.md",
     "model/config.json",
     "model/model.safetensors",
@@ -58,7 +60,8 @@ FILES = {
 }
 STAGES = [
     "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "log-odds", "directions",
-    "layers", "curves", "manifold", "controls", "search", "effect", "edit", "verification", "summary",
+    "layers", "units", "quality", "curves", "manifold", "controls",
+    "search", "effect", "edit", "verification", "summary",
 ]  # fmt: skip
 MOMENTS = (
     "entered=states of harmless",
@@ -152,7 +155,9 @@ def test_the_report_prompts_are_no_others(finished: Finished) -> None:
 
 def test_the_edit_did_something_and_the_bake_is_the_live_edit(finished: Finished) -> None:
     summary = finished.summary
-    assert summary["base"]["refusals"]["count"] > summary["edited"]["refusals"]["count"]
+    effect = read(finished.folder / "effect.json")
+    live = next(f for f in effect["finalists"] if f["number"] == effect["chosen"])
+    assert live["measurement"]["verdicts"] != effect["base"]["verdicts"]
     assert summary["base"]["kl"] == {"first_token": 0.0, "sequence": 0.0}
     assert summary["edited"]["kl"]["first_token"] > 0.01
     assert summary["live_equals_baked"]["flips"] == []
@@ -307,7 +312,7 @@ def test_a_run_from_before_the_controls_goes_on(finished: Finished, tmp_path: Pa
     manifest = read(folder / "run.json")
     for name in ("layer_rule", "layer_max_kl", "permutations"):
         del manifest["config"]["map"][name]
-    for name in ("log-odds", "layers", "curves", "manifold", "controls"):
+    for name in ("log-odds", "layers", "units", "quality", "curves", "manifold", "controls"):
         del manifest["stages"][name]
     manifest["stages"]["directions"]["hash"] = "of a version without controls"
     (folder / "run.json").write_text(json.dumps(manifest))

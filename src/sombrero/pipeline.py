@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sombrero.checkpoints import write_card
 from sombrero.config import RunConfig
-from sombrero.directions import LayerChoice, LayerFigures, layer_curves, principal_plane
+from sombrero.directions import LayerChoice, LayerFigures, layer_curves, principal_plane, unit_profiles
 from sombrero.edits import EditPlanner
 from sombrero.errors import RunError
 from sombrero.progress import Progress, Silent
@@ -21,9 +21,11 @@ from sombrero.records import (
     HiddenStates,
     LayerAccounting,
     Manifold,
+    MapQuality,
     ModelEdit,
     RefusalMap,
     Response,
+    UnitProfile,
     Verification,
 )
 from sombrero.reports import write_report
@@ -34,6 +36,7 @@ from sombrero.stages import baking, controls, layers, mapping, searching
 from sombrero.stages.controls import DIRECTION_SETS, EDITED, Controls
 from sombrero.stages.log_odds import PromptLogOdds, measure_log_odds
 from sombrero.stages.provenance import card_data, provenance
+from sombrero.stages.quality import judge_map
 from sombrero.stages.summary import peak_rss_bytes, summarize
 from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.states import load_states, save_states, shard_path
@@ -51,7 +54,8 @@ class Mapped:
 
     baseline: Baseline
     refusal_map: RefusalMap
-    log_odds: PromptLogOdds
+    quality: MapQuality
+    units: tuple[UnitProfile, ...]
     directions: Mapping[str, DirectionSet]
     choice: LayerChoice
     controls: Controls
@@ -107,8 +111,10 @@ class Pipeline:
         )
         directions = self._directions(refusal_map, harmful, harmless, log_odds)
         choice = self._choose_layer(directions["single"], baseline)
+        units = self._units(refusal_map, choice, log_odds)
+        quality = self._judge(refusal_map, harmful, harmless)
         weighed = self._read(refusal_map, directions, choice, harmful, harmless)
-        return Mapped(baseline, refusal_map, log_odds, directions, choice, weighed, accounting)
+        return Mapped(baseline, refusal_map, quality, units, directions, choice, weighed, accounting)
 
     def search(self, mapped: Mapped) -> tuple[TrialScore, ...]:
         """The study, up to the configured number of trials."""
@@ -248,6 +254,34 @@ class Pipeline:
             LayerChoice,
             lambda: layers.choose_layer(self.session, single, baseline, self.progress),
             under="map",
+        )
+
+    def _units(self, refusal_map: RefusalMap, choice: LayerChoice, log_odds: PromptLogOdds) -> tuple[UnitProfile, ...]:
+        """Who lives in the units of the chosen layer's map."""
+        prompts = self.session.prompts["harmful", "map"]
+        return self.folder.once_json(
+            "units",
+            self._upstream("map", "layers", "log-odds"),
+            tuple[UnitProfile, ...],
+            lambda: unit_profiles(refusal_map, prompts, choice.state, log_odds.values),
+            under="map",
+        )
+
+    def _judge(self, refusal_map: RefusalMap, harmful: HiddenStates, harmless: HiddenStates) -> MapQuality:
+        """How far the map can be trusted, and how many units the prompts support."""
+        path, settings, seed = self.folder.path / "map" / "quality.safetensors", self.config.map, self.config.seed
+
+        def make() -> MapQuality:
+            folds = mapping.Folds.cut(harmful, harmless, settings.holdout, seed)
+            with self.progress.stage("quality of the map"):
+                return judge_map(settings, seed, refusal_map, folds, harmful.hidden, harmless.hidden)
+
+        return self.folder.once(
+            "quality",
+            self._inputs("map", after=("map",)),
+            make,
+            lambda value: save_record(value, path),
+            lambda: load_record(MapQuality, path),
         )
 
     def _read(

@@ -148,7 +148,7 @@ class MapQuality:
 
     trustworthiness, continuity ``(L + 1,)`` float32 of the map as a two-dimensional picture (Venna & Kaski 2001);
     rand, cosine ``(L + 1,)`` float32, the stability over seeds: mean adjusted Rand index of the assignments and mean
-    cosine of matched directions ``w_j - mu``.
+    cosine of matched units, each less the mean of its codebook.
 
     candidates ``(S,)`` int64, the numbers of units that were tried, from 1 up; held_out_error ``(L + 1, S)`` float32,
     the quantization error of samples that the map was not trained on; strength ``(L + 1, S)`` float32, the prediction

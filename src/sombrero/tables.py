@@ -58,7 +58,7 @@ def print_mapping(console: Console, found: dict[str, Any]) -> None:
 
 def print_map(console: Console, found: dict[str, Any]) -> None:
     """The map at its chosen layer: its figures, who lives in its units, and its statements beside their controls."""
-    shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts")
+    shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts", "supported_units")
     print_mapping(console, {key: value for key, value in found.items() if key not in shown_below})
     units = Table("unit", "prompts", "log-odds", "categories", title="Units of the map", title_justify="left")
     for unit in found["units"]:
@@ -73,11 +73,21 @@ def print_map(console: Console, found: dict[str, Any]) -> None:
         interval = f"{figures['auroc']:.3f} ({figures['auroc_low']:.3f}–{figures['auroc_high']:.3f})"
         sets.add_row(name, interval, f"{figures['effective_rank']:.2f} of {figures['units']}")
     console.print(sets)
+    size = found["supported_units"]
+    console.print(
+        f"the harmful prompts support {_units(size['chosen'])} here (95% interval {size['low']} to {size['high']}); as "
+        f"many harmless prompts, whose parts are no refusal, {_units(size['control'])}",
+        soft_wrap=True,
+    )
     for statement in found["statements"]:
         beside = ", ".join(f"{name} {value:.3f}" for name, value in statement["controls"].items())
         p = "" if statement["p"] is None else f"; p = {statement['p']:.2g}, {found['permutations']} permutations"
         holds = "holds" if statement["holds"] else "does not hold"
         console.print(f"{holds}: {statement['text']}: {statement['value']:.3f} (beside {beside}{p})", soft_wrap=True)
+
+
+def _units(count: int) -> str:
+    return "one unit" if count == 1 else f"{count} units"
 
 
 def figures_table(title: str, models: dict[str, dict[str, Any]]) -> Table:

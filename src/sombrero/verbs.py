@@ -40,16 +40,15 @@ def map(
     with _pipeline(config, out, fresh, progress) as pipeline:
         pipeline.check_identity()
         mapped = pipeline.map()
-        prompts = pipeline.session.prompts["harmful", "map"]
         return {"run": str(pipeline.folder.path)} | map_figures(
             mapped.baseline,
             mapped.refusal_map,
             mapped.directions["som"],
             mapped.choice,
             mapped.controls,
-            mapped.log_odds,
+            mapped.quality,
+            mapped.units,
             mapped.accounting,
-            prompts,
         )
 
 

@@ -171,7 +171,7 @@ def test_seeds_differ_and_any_seed_will_do(bench: Bench, tmp_path: Path) -> None
 
 
 def test_a_storage_that_cannot_be_used_says_so_and_keeps_its_trials(bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="the study cannot use sqlite:.*none"):
+    with pytest.raises(RunError, match=r"the study cannot use sqlite:.*none"):
         open_study(f"sqlite:///{tmp_path / 'none' / 'study.db'}", IDENTITY)
     first = bench.run(study_in(tmp_path), 1)
     impatient = optuna.storages.RDBStorage(

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sombrero.directions import LayerChoice, unit_profiles
-from sombrero.records import Baseline, DirectionSet, LayerAccounting, Prompt, RefusalMap
+from sombrero.directions import LayerChoice
+from sombrero.records import Baseline, DirectionSet, LayerAccounting, MapQuality, RefusalMap, UnitProfile
 from sombrero.stages.controls import Controls
-from sombrero.stages.log_odds import PromptLogOdds
 
 
 def map_figures(
@@ -18,14 +17,14 @@ def map_figures(
     som: DirectionSet,
     choice: LayerChoice,
     controls: Controls,
-    log_odds: PromptLogOdds,
+    quality: MapQuality,
+    units: Sequence[UnitProfile],
     accounting: Sequence[LayerAccounting],
-    prompts: Sequence[Prompt],
 ) -> dict[str, Any]:
     """JSON-able, without prompts or their ids. The lists ``hit_counts`` and ``units`` are in the order of the map's
     units, ``auroc_units`` by salience. None stands for what was not measured."""
     best = choice.state
-    profiles = unit_profiles(refusal_map, prompts, best, log_odds.values)
+    support = (quality.chosen, quality.chosen_low, quality.chosen_high, quality.control)
     return {
         "base_refusals": {"count": baseline.refusals.count, "n": baseline.refusals.n},
         "best_state_index": best,
@@ -36,12 +35,18 @@ def map_figures(
         "hit_counts": refusal_map.hit_counts[best].tolist(),
         "quantization_error": float(refusal_map.quantization_error[best]),
         "topographic_error": float(refusal_map.topographic_error[best]),
+        "trustworthiness": float(quality.trustworthiness[best]),
+        "continuity": float(quality.continuity[best]),
+        "stability": {"rand": float(quality.rand[best]), "cosine": float(quality.cosine[best])},
+        "supported_units": {
+            name: int(values[best]) for name, values in zip(("chosen", "low", "high", "control"), support, strict=True)
+        },
         "max_accounting_error": max(entry.relative_error for entry in accounting),
         "controls": {name: asdict(figures) for name, figures in controls.sets.items()},
         "permutations": len(controls.null_best_unit),
         "statements": [asdict(statement) for statement in controls.statements],
         "units": [
             {"unit": p.unit, "prompts": len(p.prompt_ids), "categories": dict(p.categories), "log_odds": p.log_odds}
-            for p in profiles
+            for p in units
         ],
     }
