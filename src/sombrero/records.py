@@ -125,8 +125,9 @@ class DirectionSet:
     """Directions per state index, most salient first.
 
     vectors ``(L + 1, m, d)`` float32, ``w_j - mu``, not normalised; units ``(L + 1, m)`` int64, the map unit each row
-    came from; hit_counts ``(L + 1, m)`` int64; auroc ``(L + 1, m)`` float32 on held-out prompts; harmless_mean
-    ``(L + 1, d)`` float32, the mean ``mu``.
+    came from; hit_counts ``(L + 1, m)`` int64; auroc ``(L + 1, m)`` float32 on held-out prompts, auroc_low and
+    auroc_high its 95% bootstrap interval; log_odds ``(L + 1, m)`` float32, the mean refusal log-odds of the training
+    prompts whose best unit it is, NaN where not measured; harmless_mean ``(L + 1, d)`` float32, the mean ``mu``.
     """
 
     method: str
@@ -134,6 +135,9 @@ class DirectionSet:
     units: torch.Tensor
     hit_counts: torch.Tensor
     auroc: torch.Tensor
+    auroc_low: torch.Tensor
+    auroc_high: torch.Tensor
+    log_odds: torch.Tensor
     harmless_mean: torch.Tensor
 
 

@@ -21,7 +21,8 @@ from sombrero.reports.static_map import draw_map, strip_states
 from sombrero.reports.trials_section import LEAST_KL, pareto_front, trials_section
 from sombrero.reports.wording import count, duration, interval, number, script_json, visible
 from sombrero.som.lattice import Lattice
-from tests.reports.run_folders import direction_sets, refusal_map, write_run
+from tests.reports.map_records import direction_sets
+from tests.reports.run_folders import refusal_map, write_run
 
 
 @pytest.mark.parametrize("lattice", ["hexagonal", "rectangular"])

@@ -27,8 +27,11 @@ def directions(n_layers: int, n_hit: list[int], best: int, m: int = 5) -> dict[s
     auroc = torch.full((n_layers + 1, 1), 0.5)
     auroc[best] = 0.9
     zeros = torch.zeros(n_layers + 1, m, 2)
-    som = DirectionSet("som", zeros, torch.zeros_like(hits), hits, torch.zeros(n_layers + 1, m), zeros[:, 0])
-    return {"som": som, "single": DirectionSet("single", zeros[:, :1], hits[:, :1], hits[:, :1], auroc, zeros[:, 0])}
+    som = DirectionSet("som", zeros, torch.zeros_like(hits), hits, *[torch.zeros(n_layers + 1, m)] * 4, zeros[:, 0])
+    return {
+        "som": som,
+        "single": DirectionSet("single", zeros[:, :1], hits[:, :1], hits[:, :1], *[auroc] * 4, zeros[:, 0]),
+    }
 
 
 @st.composite

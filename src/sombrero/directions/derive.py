@@ -41,6 +41,9 @@ def derive_directions(
         units=order,
         hit_counts=torch.gather(refusal_map.hit_counts, 1, order),
         auroc=torch.gather(auroc, 1, order),
+        auroc_low=torch.full_like(auroc, torch.nan),
+        auroc_high=torch.full_like(auroc, torch.nan),
+        log_odds=torch.full_like(auroc, torch.nan),
         harmless_mean=mean,
     )
 
