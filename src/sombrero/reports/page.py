@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from sombrero.errors import RunError
 from sombrero.reports.layers_section import layers_section
 from sombrero.reports.map_section import map_section
 from sombrero.reports.origin_section import origin_section
@@ -22,6 +21,7 @@ from sombrero.reports.static_map import draw_map
 from sombrero.reports.trials_section import trials_section
 from sombrero.reports.verdict import verdict
 from sombrero.reports.wording import script_json, visible
+from sombrero.reports.writing import write
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,9 +52,9 @@ def write_report(run: Path) -> Path:
     """
     files = read_run(run)
     page = render(files)
-    _write(run / REPORT, page.encode())
+    write(run / REPORT, page.encode())
     if files.refusal_map is not None and files.single is not None:
-        _write(run / STATIC_MAP, draw_map(files.refusal_map, files.single, model_name(files)))
+        write(run / STATIC_MAP, draw_map(files.refusal_map, files.single, model_name(files)))
     return run / REPORT
 
 
@@ -133,12 +133,3 @@ def _asset(name: str) -> str:
 def _hash(script: str) -> str:
     """The source of a content security policy that allows this one script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error}; make room, or make the folder writable") from error

@@ -46,6 +46,18 @@ LATER_FIELDS = ("auroc_low", "auroc_high", "log_odds")
 """Of a direction set; runs of the first version have none of them: not measured."""
 
 
+SOURCES = {
+    "refusal_map": "map/map.safetensors",
+    "som": "map/directions-som.safetensors",
+    "single": "map/directions-single.safetensors",
+    "controls": "directions of a control (map/directions-k-means.safetensors and the like)",
+    "quality": QUALITY,
+    "manifold": MANIFOLD,
+    "units": UNITS,
+}
+"""Where the records of the map come from, by their name in :class:`RunFiles`."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One line of ``trials.jsonl``. refusals and predicted_refusals count among ``n``; kl is first-token, in nats."""
@@ -114,6 +126,14 @@ class RunFiles:
     def shown_state(self) -> int | None:
         """The state index that figures open at: the one whose units were asked who lives in them, else the best."""
         return self.units[0].state if self.units else self.best_state
+
+
+def what_is_missing(run: RunFiles, needs: Iterable[str]) -> str | None:
+    """What of these records the run does not have, in words; None when it has all of them."""
+    absent = [SOURCES[name] for name in needs if not getattr(run, name)]
+    if not absent:
+        return None
+    return f"this run has no {', no '.join(absent)} (not made yet, or by a version that did not)"
 
 
 def read_run(path: Path) -> RunFiles:
