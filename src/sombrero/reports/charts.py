@@ -44,7 +44,14 @@ def base_layout(height: int) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#858b94"},
         "hoverlabel": {"bgcolor": "#20242b", "bordercolor": "#20242b", "font": {"color": "#ffffff"}, "align": "left"},
         "dragmode": False,
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.0,
+            "yanchor": "bottom",
+            "xanchor": "left",
+            "traceorder": "normal",
+        },
     }
 
 

@@ -70,9 +70,7 @@ def draw_labels(
         return
     for (x, y), text, fill in zip(points, texts, fills, strict=True):
         if text:
-            axes.text(
-                x, y + down, text, ha="center", va="center_baseline", fontsize=size, color=ink(fill), parse_math=False
-            )
+            axes.text(x, y + down, text, ha="center", va="center_baseline", fontsize=size, color=ink(fill))
 
 
 def label_size(axes: Axes, shape: Shape, share: float = 0.25) -> float:

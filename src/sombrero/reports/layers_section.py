@@ -47,6 +47,7 @@ def layers_section(run: RunFiles) -> dict[str, Any] | None:
         "rows": rows,
         "best": run.best_state,
         "window": window,
+        "height": HEIGHT,
         "n_units": run.som.hit_counts.shape[1],
         "with_intervals": any(value == value for value in lines.single.low),
     }

@@ -247,7 +247,9 @@ def _direction_set(path: Path) -> DirectionSet | None:
     fields = _tensor_record(path, dict)
     if fields is None:
         return None
-    unknown = {name: torch.full_like(fields["auroc"], torch.nan) for name in LATER_FIELDS if "auroc" in fields}
+    unknown: dict[str, Any] = {
+        name: torch.full_like(fields["auroc"], torch.nan) for name in LATER_FIELDS if "auroc" in fields
+    }
     try:
         return DirectionSet(**(unknown | fields))
     except TypeError as error:

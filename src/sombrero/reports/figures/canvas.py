@@ -43,6 +43,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and edited
     "svg.hashsalt": "sombrero",
     "text.color": INK,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "text.usetex": False,
     "xtick.color": FAINT,
     "xtick.labelsize": 9,
@@ -72,7 +73,8 @@ def drawing_style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        for name, value in STYLE.items():
+            matplotlib.rcParams[name] = value  # type: ignore[index]
         yield
 
 
@@ -83,7 +85,7 @@ def sheet(width: float, height: float, title: str, subtitle: str = "") -> Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    text: dict[str, Any] = {"ha": "left", "va": "baseline", "parse_math": False}
+    text: dict[str, Any] = {"ha": "left", "va": "baseline"}
     figure.text(0.36 / width, 1 - 0.42 / height, title, fontsize=15, weight="bold", color=INK, **text)
     figure.text(0.36 / width, 1 - 0.70 / height, subtitle, fontsize=10.5, color=FAINT, **text)
     return figure
@@ -98,7 +100,8 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
 def write_at(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
     """Text at a place in inches, counted from the upper left corner."""
     x, y = left / figure.get_figwidth(), 1 - top / figure.get_figheight()
-    figure.text(x, y, text, parse_math=False, **({"fontsize": 9, "color": FAINT, "va": "center"} | style))
+    look: dict[str, Any] = {"fontsize": 9, "color": FAINT, "va": "center"}
+    figure.text(x, y, text, **(look | style))
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sombrero.reports.charts import GREY, METHOD_COLOURS
 from sombrero.reports.direction_numbers import METHOD_NAMES, NULL, direction_sets, separations
 from sombrero.reports.figures.canvas import Cell, Picture, place, sheet
-from sombrero.reports.figures.curves import draw_band
+from sombrero.reports.figures.curves import Dash, draw_band
 from sombrero.reports.lattice_drawing import INK
 from sombrero.reports.layer_numbers import first_band, without_interval
 from sombrero.reports.run_files import RunFiles
@@ -16,7 +16,7 @@ from sombrero.reports.wording import finite, number, state_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
+DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 BANDS = ("som", "single", NULL)
 """Methods whose interval is drawn over the layers, too: six bands would hide each other; the table holds all."""
 
@@ -28,15 +28,18 @@ def draw_controls(run: RunFiles) -> Picture:
         raise ValueError("the controls need the map's directions")
     sets = direction_sets(run)
     figure = sheet(
-        12.0, 6.3, "Is it the map? The same figure for the controls", f"AUROC on held-out prompts · {state_name(shown)}"
+        12.0,
+        6.35,
+        "Is it the map? The same figure for the controls",
+        f"AUROC on held-out prompts · {state_name(shown)}",
     )
     _draw_state(place(figure, 2.05, 1.45, 3.5, 3.9), run, shown)
     right = place(figure, 6.45, 1.45, 5.2, 3.9)
     for (name, found), dash in zip(sets.items(), DASHES, strict=False):
         band = first_band(METHOD_NAMES[name], found)
-        draw_band(right, band if name in BANDS else without_interval(band), METHOD_COLOURS[name], dash)
+        draw_band(right, band if name in BANDS else without_interval(band), METHOD_COLOURS[name], dash, said=False)
     right.axvline(shown, color=GREY, linestyle=":", linewidth=1)
-    right.set_title("Most salient direction of each, over the layers")
+    right.set_title("Most salient direction of each; bands: 95%")
     right.set_xlabel("state index")
     right.legend(loc="upper left", bbox_to_anchor=(-0.03, -0.13), ncols=3, fontsize=8.5, columnspacing=1.4)
     return Picture(figure, ("state", "method", "rank", "unit", "hits", "auroc", "auroc_low", "auroc_high"), _rows(run))

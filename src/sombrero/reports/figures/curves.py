@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sombrero.reports.charts import BLUE, GREEN, GREY, PURPLE, VERMILLION
 from sombrero.reports.figures.canvas import Cell, Picture, place, sheet
@@ -13,6 +13,8 @@ from sombrero.reports.wording import finite
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Dash = str | tuple[int, tuple[int, ...]]
 
 WIDTH, PANEL_HEIGHT, LARGE_HEIGHT = 10.4, 1.45, 2.7
 
@@ -50,13 +52,13 @@ def draw_curves(run: RunFiles) -> Picture:
     return Picture(figure, *_table(lines.single, lines.salient, lines.table))
 
 
-def draw_band(axes: Axes, band: Band, colour: str, dash: str, **style: Any) -> None:
-    """A line with its interval, as far as it was measured."""
+def draw_band(axes: Axes, band: Band, colour: str, dash: Dash, *, said: bool = True) -> None:
+    """A line with its interval, as far as it was measured; ``said`` names the interval in the legend, too."""
     x = list(range(len(band.line)))
     measured = any(value == value for value in band.low)
     axes.fill_between(x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
-    name = f"{band.name}, 95% interval" if measured else band.name
-    axes.plot(x, band.line, color=colour, linestyle=dash, linewidth=1.8, label=name, **style)
+    name = f"{band.name}, 95% interval" if measured and said else band.name
+    axes.plot(x, band.line, color=colour, linestyle=dash, linewidth=1.8, label=name)
 
 
 def _panel(figure: Figure, top: float, height: float, title: str) -> Axes:
@@ -75,5 +77,7 @@ def _table(
         "most salient unit, high": salient.high,
     }
     columns = table | bands
-    rows = [(i, *(finite(values[i], 6) for values in columns.values())) for i in range(len(single.line))]
+    rows: list[tuple[Cell, ...]] = [
+        (i, *(finite(values[i], 6) for values in columns.values())) for i in range(len(single.line))
+    ]
     return ("state", *columns), rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sombrero.reports.charts import BLUE, GREEN, GREY, VERMILLION
 from sombrero.reports.figures.canvas import Cell, Picture, place, sheet
@@ -58,11 +58,19 @@ def _mark_choice(axes: Axes, found: MapQuality, index: int) -> None:
 
 
 def _draw_choices(axes: Axes, found: MapQuality, shown: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     chosen, low, high = (part.tolist() for part in (found.chosen, found.chosen_low, found.chosen_high))
     x = list(range(len(chosen)))
     axes.vlines(x, low, high, color=VERMILLION, alpha=0.45, linewidth=4, label="95% interval")
     axes.plot(x, chosen, color=VERMILLION, linestyle="none", marker="o", markersize=5, label="harmful prompts")
-    ring = {"marker": "D", "markersize": 7, "markerfacecolor": "none", "markeredgecolor": GREY, "markeredgewidth": 1.3}
+    ring: dict[str, Any] = {
+        "marker": "D",
+        "markersize": 7,
+        "markerfacecolor": "none",
+        "markeredgecolor": GREY,
+        "markeredgewidth": 1.3,
+    }
     axes.plot(x, found.control.tolist(), linestyle="none", label="harmless prompts (control)", **ring)
     axes.axvline(shown, color=GREY, linestyle=":", linewidth=1)
     axes.set_title("Number of units that the samples support, layer by layer", pad=28)
@@ -70,7 +78,7 @@ def _draw_choices(axes: Axes, found: MapQuality, shown: int) -> None:
     axes.set_xlabel("state index")
     axes.set_xlim(-0.7, len(x) - 0.3)
     axes.set_ylim(0.4, max(*high, *found.control.tolist(), 2) + 0.6)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _rows(found: MapQuality) -> list[tuple[Cell, ...]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sombrero.reports.charts import GREY, VERMILLION
 from sombrero.reports.figures.canvas import Cell, Picture, place, sheet
-from sombrero.reports.lattice_drawing import PAPER
+from sombrero.reports.lattice_drawing import MOST_VECTOR_CELLS, PAPER
 from sombrero.reports.lattice_shapes import neighbours
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.strip_states import strip_states
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from sombrero.records import Manifold, RefusalMap
+
+Points = list[tuple[float, float]]
 
 LARGE, SMALL = 5.4, 2.05
 STRIP = 6
@@ -54,7 +56,7 @@ def describe(found: Manifold, index: int) -> str:
     return f"{n_harmful} harmful and {n_harmless} harmless prompts · the plane holds {share} of their variance"
 
 
-def plane_points(part: torch.Tensor, index: int) -> list[tuple[float, float]]:
+def plane_points(part: torch.Tensor, index: int) -> Points:
     """The points of ``(L + 1, n, 2)`` at a state index; NaN where a state is not finite, which no figure draws."""
     points = part[index].where(part[index].isfinite().all(dim=-1, keepdim=True), float("nan"))
     return [(x, y) for x, y in points.tolist()]
@@ -65,25 +67,31 @@ def _draw_plane(axes: Axes, found: Manifold, refusal_map: RefusalMap, index: int
         plane_points(part, index) for part in (found.harmful, found.harmless, found.codebook)
     )
     size = 26.0 if large else 5.0
+    many = len(harmful) + len(harmless) > MOST_VECTOR_CELLS
     ring: dict[str, Any] = {"facecolors": "none", "edgecolors": GREY, "linewidths": 1.0 if large else 0.5}
-    axes.scatter(*zip(*harmless, strict=True), s=size, marker="o", label="harmless prompt", **ring)
-    axes.scatter(
-        *zip(*harmful, strict=True), s=size, marker="^", c=VERMILLION, linewidths=0, alpha=0.75, label="harmful prompt"
-    )
+    x, y = zip(*harmless, strict=True)
+    axes.scatter(x, y, size, marker="o", label="harmless prompt", rasterized=many, **ring)
+    x, y = zip(*harmful, strict=True)
+    full: dict[str, Any] = {"linewidths": 0, "alpha": 0.75, "rasterized": many}
+    axes.scatter(x, y, size, VERMILLION, marker="^", label="harmful prompt", **full)
+    _draw_grid(axes, codebook, refusal_map, index, size, large=large)
+    axes.margins(0.06)
+
+
+def _draw_grid(axes: Axes, codebook: Points, refusal_map: RefusalMap, index: int, size: float, *, large: bool) -> None:
+    """The units, by their hits, and the edges of the grid between them."""
     for one, other in neighbours(*lattice_shape(refusal_map)):
-        (x, y), (u, v) = codebook[one], codebook[other]
-        axes.plot([x, u], [y, v], color=UNIT, linewidth=1.3 if large else 0.7, alpha=0.8, zorder=3)
+        ends = zip(codebook[one], codebook[other], strict=True)
+        axes.plot(*ends, color=UNIT, linewidth=1.3 if large else 0.7, alpha=0.8, zorder=3)
     hits: list[int] = refusal_map.hit_counts[index].tolist()
     most = max(1, *hits)
     sizes = [(0.4 + 0.6 * count / most) * size * (12 if large else 5) for count in hits]
     edges: dict[str, Any] = {"edgecolors": PAPER, "linewidths": 1.0 if large else 0.4}
-    axes.scatter(
-        *zip(*codebook, strict=True), s=sizes, marker="h", c=UNIT, zorder=4, label="unit, by its hits", **edges
-    )
+    x, y = zip(*codebook, strict=True)
+    axes.scatter(x, y, sizes, UNIT, marker="h", zorder=4, label="unit, by its hits", **edges)
     if large:
-        for unit, (x, y) in enumerate(codebook):
-            axes.text(x, y, str(unit), fontsize=7, color=PAPER, ha="center", va="center_baseline", zorder=5)
-    axes.margins(0.06)
+        for unit, place_of_unit in enumerate(codebook):
+            axes.text(*place_of_unit, str(unit), fontsize=7, color=PAPER, ha="center", va="center_baseline", zorder=5)
 
 
 def _rows(found: Manifold, index: int) -> list[tuple[Cell, ...]]:

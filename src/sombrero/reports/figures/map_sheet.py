@@ -182,8 +182,8 @@ def _short(value: float | None, digits: int) -> str:
 
 
 def _table(refusal_map: RefusalMap, numbers: UnitNumbers) -> tuple[tuple[str, ...], Sequence[tuple[Cell, ...]]]:
-    columns = ("state", "unit", "row", "column", "hits", "mean_distance", "salience_rank", "auroc", "auroc_low")
-    columns += ("auroc_high", "log_odds", "categories")
+    place_of = ("state", "unit", "row", "column", "hits", "mean_distance", "salience_rank")
+    columns = (*place_of, "auroc", "auroc_low", "auroc_high", "log_odds", "categories")
     told = numbers.categories or [()] * len(numbers.hits)
     rows: list[tuple[Cell, ...]] = []
     for unit, hits in enumerate(numbers.hits):

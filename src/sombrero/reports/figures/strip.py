@@ -20,50 +20,40 @@ if TYPE_CHECKING:
 
     from sombrero.records import RefusalMap
 
-WIDTH = 12.0
+WIDTH, MARGIN = 12.0, 0.36
 MARK = "#d55e00"
 
 
 def draw_strip(run: RunFiles) -> Picture:
-    """Each map with its state index and the single direction's AUROC; the state that other figures show is framed."""
+    """Each map with its state index and the single direction's AUROC; the state that other figures show is marked."""
     refusal_map, single = run.refusal_map, run.single
     if refusal_map is None or single is None or run.shown_state is None:
         raise ValueError("the strip needs the map and its directions")
-    n_states = len(refusal_map.harmless_mean)
     auroc: list[float] = single.auroc[:, 0].tolist()
-    columns = strip_columns(n_states)
+    n_states, columns = len(auroc), strip_columns(len(auroc))
     left, top, width, height = extent(*lattice_shape(refusal_map))
-    step_x, label = width * 1.16, 0.42 * width
+    step_x, label = 1.16 * width, 0.42 * width
     step_y = height + label + 0.1 * width
-    n_rows = math.ceil(n_states / columns)
-    scale = (WIDTH - 0.72) / (columns * step_x)
-    figure = sheet(WIDTH, n_rows * step_y * scale + 1.65, "The map, layer by layer", _about(n_states, run.shown_state))
-    axes = place(figure, 0.36, 0.92, WIDTH - 0.72, n_rows * step_y * scale)
+    scale = (WIDTH - 2 * MARGIN) / (columns * step_x)
+    rows = math.ceil(n_states / columns)
+    about = f"{n_states} states: 0 is the embeddings, l + 1 the residual stream after layer l"
+    figure = sheet(
+        WIDTH, rows * step_y * scale + 1.65, "The map, layer by layer", f"{about} · marked: state {run.shown_state}"
+    )
+    axes = place(figure, MARGIN, 0.92, WIDTH - 2 * MARGIN, rows * step_y * scale)
     corners = [(i % columns * step_x - left, i // columns * step_y + label - top) for i in range(n_states)]
     draw_maps(axes, refusal_map, list(range(n_states)), corners, line=0.5)
+    size = max(6.0, min(9.5, 72 * scale * width * 0.16))
     for index, (x, y) in enumerate(corners):
-        shown = index == run.shown_state
-        style = {"ha": "left", "va": "bottom", "fontsize": max(6.0, min(9.5, 72 * scale * width * 0.16))}
-        y_text = y + top - 0.06 * width
-        weight = "bold" if shown else "normal"
-        axes.text(x + left, y_text, f"{index}", color=MARK if shown else INK, weight="bold", **style)
-        axes.text(
-            x + left + width,
-            y_text,
-            number(finite(auroc[index])),
-            color=INK if shown else FAINT,
-            weight=weight,
-            **(style | {"ha": "right"}),
-        )
-        if shown:
-            _underline(axes, x + left, y + top + height + 0.06 * width, width)
+        box = (x + left, y + top, width, height)
+        _write_caption(axes, box, index, auroc[index], size, marked=index == run.shown_state)
     axes.set_xlim(0, columns * step_x)
-    axes.set_ylim(n_rows * step_y, 0)
+    axes.set_ylim(rows * step_y, 0)
     axes.set_aspect("equal", anchor="NW")
     axes.set_axis_off()
-    below = 0.92 + n_rows * step_y * scale + 0.25
+    below = 0.92 + rows * step_y * scale + 0.25
     draw_scale(figure, WIDTH - 2.8, below, 1.6, "near", "far")
-    write_at(figure, 0.36, below + 0.07, LEGEND)
+    write_at(figure, MARGIN, below + 0.07, LEGEND)
     return Picture(figure, *_table(refusal_map, auroc))
 
 
@@ -93,15 +83,17 @@ def draw_maps(
         draw_hits(axes, moved, shape[2], refusal_map.hit_counts[index].tolist(), size=1.0, line=line)
 
 
-def _underline(axes: Axes, left: float, y: float, width: float) -> None:
-    axes.plot([left, left + width], [y, y], color=MARK, linewidth=2.2, solid_capstyle="round")
-
-
-def _about(n_states: int, shown: int) -> str:
-    return (
-        f"{n_states} states: 0 is the embeddings, l + 1 the residual stream after layer l · "
-        f"marked: state {shown}, which the other figures show"
-    )
+def _write_caption(
+    axes: Axes, box: tuple[float, float, float, float], index: int, auroc: float, size: float, *, marked: bool
+) -> None:
+    left, top, width, height = box
+    y, weight = top - 0.06 * width, "bold" if marked else "normal"
+    axes.text(left, y, str(index), color=MARK if marked else INK, weight="bold", va="bottom", fontsize=size)
+    said, colour = number(finite(auroc)), INK if marked else FAINT
+    axes.text(left + width, y, said, color=colour, weight=weight, ha="right", va="bottom", fontsize=size)
+    if marked:
+        below = top + height + 0.06 * width
+        axes.plot([left, left + width], [below, below], color=MARK, linewidth=2.2, solid_capstyle="round")
 
 
 def _table(refusal_map: RefusalMap, auroc: Sequence[float]) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:

@@ -53,7 +53,8 @@ def write_figures(run_folder: Path) -> tuple[Path, ...]:
     """
     run = read_run(run_folder)
     folder = run_folder / FOLDER
-    lines, written = ["# Figures", "", "Each as PNG and SVG; the numbers in it as CSV.", ""], []
+    written: list[Path] = []
+    lines = ["# Figures", "", "Each as PNG and SVG; the numbers in it as CSV.", ""]
     for figure in FIGURES:
         files = {suffix: folder / f"{figure.name}.{suffix}" for suffix in ("png", "svg", "csv")}
         missing = what_is_missing(run, figure.needs)
