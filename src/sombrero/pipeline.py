@@ -27,7 +27,7 @@ from sombrero.records import (
     Response,
     Verification,
 )
-from sombrero.reports import write_report
+from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import RunFolder, fingerprint, write_bytes, write_json
 from sombrero.search import BETAS, TrialScore
 from sombrero.session import Session
@@ -78,6 +78,7 @@ class Pipeline:
         verification = self.bake(effect, edit)
         summary = self.summarize(mapped, scores, effect, edit, verification)
         write_report(self.folder.path)
+        write_figures(self.folder.path)
         return summary
 
     def map(self) -> Mapped:

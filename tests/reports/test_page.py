@@ -32,7 +32,18 @@ FETCHING = {
     "xlink:href",
     "srcdoc",
 }
-SECTIONS = ["verdict", "map", "layers", "trials", "samples", "proof", "origin"]
+SECTIONS = [
+    "verdict",
+    "map",
+    "manifold",
+    "layers",
+    "sizes",
+    "controls",
+    "trials",
+    "samples",
+    "proof",
+    "origin",
+]
 
 
 class Page(HTMLParser):
@@ -241,7 +252,10 @@ def test_partial_runs_show_what_is_there(tmp_path: Path, until: str) -> None:
     needs = {
         "verdict": "baseline",
         "map": "directions",
+        "manifold": "directions",
         "layers": "directions",
+        "sizes": "directions",
+        "controls": "directions",
         "trials": "search",
         "samples": "effect",
         "proof": "coverage",

@@ -66,12 +66,11 @@ def add_band(figure: Figure, band: Band, colour: str, **panel: int) -> None:
     there = [i for i, (low, high) in enumerate(zip(band.low, band.high, strict=True)) if low == low and high == high]
     if not there:
         return
-    line = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-    figure.add_scatter(x=there, y=plotted([band.high[i] for i in there]), **line, **panel)
+    line = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **panel}
     shade = {"fill": "tonexty", "fillcolor": faded(colour)}
-    figure.add_scatter(
-        x=there, y=plotted([band.low[i] for i in there]), name=f"{band.name}, 95%", **line, **shade, **panel
-    )
+    high, low = ([limits[i] for i in there] for limits in (band.high, band.low))
+    figure.add_scatter(x=there, y=plotted(high), name=f"{band.name}, above", **line)
+    figure.add_scatter(x=there, y=plotted(low), name=f"{band.name}, 95%", **line, **shade)
 
 
 def faded(colour: str, share: float = 0.2) -> str:

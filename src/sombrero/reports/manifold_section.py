@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sombrero.records import Manifold, RefusalMap
+from sombrero.records import Manifold
 from sombrero.reports.charts import GREY, VERMILLION, base_layout, figure_data
 from sombrero.reports.figures.manifold import UNIT, Points, plane_points
 from sombrero.reports.lattice_shapes import Pair, neighbours
@@ -16,7 +16,7 @@ from sombrero.reports.wording import finite, percent, state_name
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MOST_POINTS, FEWEST = 30_000, 20
+MOST_POINTS, FEWEST = 20_000, 20
 """Prompts of all state indices together that a page holds, and of one kind at one state index whatever happens."""
 
 Line = list[float | None]
@@ -33,13 +33,14 @@ def manifold_section(run: RunFiles) -> dict[str, Any] | None:
     kept = kept_states(n_states, n_units, run.shown_state)
     pairs = neighbours(*lattice_shape(run.refusal_map))
     room = max(FEWEST, MOST_POINTS // (2 * len(kept)))
-    states = [state_points(found, pairs, index, room) for index in kept]
+    states = [state_points(found, index, room) for index in kept]
     start = kept.index(run.shown_state)
     most = max(found.harmful.shape[1], found.harmless.shape[1])
     return {
         "missing": None,
-        "figure": figure_data(manifold_figure(run.refusal_map, states[start])),
+        "figure": figure_data(manifold_figure(pairs, states[start])),
         "states": states,
+        "explorer": {"states": states, "pairs": pairs},
         "start": start,
         "n_harmful": found.harmful.shape[1],
         "n_harmless": found.harmless.shape[1],
@@ -48,16 +49,15 @@ def manifold_section(run: RunFiles) -> dict[str, Any] | None:
     }
 
 
-def state_points(found: Manifold, pairs: list[Pair], index: int, room: int) -> dict[str, Any]:
-    """x and y of the four traces: harmless, harmful, the grid's edges (gaps between them), the units."""
+def state_points(found: Manifold, index: int, room: int) -> dict[str, Any]:
+    """x and y of harmless prompts, harmful prompts and units."""
     harmless, harmful, units = (plane_points(part, index) for part in (found.harmless, found.harmful, found.codebook))
-    edges = [(units[one], units[other]) for one, other in pairs]
-    traces = [columns(thinned(harmless, room)), columns(thinned(harmful, room)), edge_lines(edges), columns(units)]
+    parts = [columns(thinned(harmless, room)), columns(thinned(harmful, room)), columns(units)]
     return {
         "name": state_name(index),
         "share": percent(round(float(found.explained[index].sum()), 3)),
-        "x": [x for x, _ in traces],
-        "y": [y for _, y in traces],
+        "x": [x for x, _ in parts],
+        "y": [y for _, y in parts],
     }
 
 
@@ -71,22 +71,19 @@ def columns(points: Points) -> tuple[Line, Line]:
     return [finite(x, 3) for x, _ in points], [finite(y, 3) for _, y in points]
 
 
-def edge_lines(edges: list[tuple[tuple[float, float], tuple[float, float]]]) -> tuple[Line, Line]:
-    """All edges as one line with gaps."""
-    x: Line = []
-    y: Line = []
-    for (x0, y0), (x1, y1) in edges:
-        x += [finite(x0, 3), finite(x1, 3), None]
-        y += [finite(y0, 3), finite(y1, 3), None]
-    return x, y
+def edge_lines(pairs: list[Pair], values: Line) -> Line:
+    """x or y of all edges as one line with gaps; the page's script does the same for other state indices."""
+    return [value for one, other in pairs for value in (values[one], values[other], None)]
 
 
-def manifold_figure(refusal_map: RefusalMap, state: dict[str, Any]) -> Figure:
+def manifold_figure(pairs: list[Pair], state: dict[str, Any]) -> Figure:
     """Four traces, whose points the page's script exchanges for those of another state index."""
     import plotly.graph_objects as go
 
-    n_units = refusal_map.n_rows * refusal_map.n_columns
-    numbers = [str(unit) for unit in range(n_units)]
+    (*prompts_x, units_x), (*prompts_y, units_y) = state["x"], state["y"]
+    all_x = (*prompts_x, edge_lines(pairs, units_x), units_x)
+    all_y = (*prompts_y, edge_lines(pairs, units_y), units_y)
+    numbers = [str(unit) for unit in range(len(units_x))]
     looks: tuple[dict[str, Any], ...] = (
         {"name": "harmless prompt", "mode": "markers", "marker": {"symbol": "circle-open", "size": 6, "color": GREY}},
         {
@@ -106,7 +103,7 @@ def manifold_figure(refusal_map: RefusalMap, state: dict[str, Any]) -> Figure:
     figure.update_layout(hovermode="closest", margin={"t": 64})
     figure.update_xaxes(title={"text": "first component", "font": {"size": 13}}, zeroline=False)
     figure.update_yaxes(title={"text": "second component", "font": {"size": 13}}, zeroline=False)
-    for look, x, y in zip(looks, state["x"], state["y"], strict=True):
+    for look, x, y in zip(looks, all_x, all_y, strict=True):
         hover = {"hovertemplate": "unit %{text}<extra></extra>"} if look["name"] == "unit" else {"hoverinfo": "skip"}
         figure.add_scatter(x=x, y=y, **look, **hover)
     return figure

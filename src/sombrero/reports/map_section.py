@@ -16,7 +16,7 @@ CELL = 100.0
 
 GAP = 0.97
 MOST_UNITS = 400
-MOST_CELLS = 8_000
+MOST_CELLS = 3_500
 """Units times state indices that a page holds. Of a larger map it leaves some state indices out, and says so."""
 
 MOST_TOLD, LONGEST_CATEGORY = 5, 60

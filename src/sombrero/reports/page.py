@@ -66,7 +66,7 @@ def render(run: RunFiles) -> str:
     views = {name: view(run) for name, _, view in SECTIONS}
     charts = {name: view["figure"] for name, view in views.items() if view and "figure" in view}
     charts |= (views["controls"] or {}).get("figures", {})
-    sliders = {"map": (views["map"] or {}).get("explorer"), "manifold": (views["manifold"] or {}).get("states")}
+    sliders = {"map": (views["map"] or {}).get("explorer"), "manifold": (views["manifold"] or {}).get("explorer")}
     scripts = [_asset("report.js")]
     if charts:
         from plotly.offline import get_plotlyjs

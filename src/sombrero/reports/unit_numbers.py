@@ -80,7 +80,7 @@ def between_distances(refusal_map: RefusalMap, index: int) -> Numbers:
     pairs = neighbours(*shape)
     one, other = [first for first, _ in pairs], [second for _, second in pairs]
     distances = dict(zip(pairs, (codebook[one] - codebook[other]).norm(dim=1).tolist(), strict=True))
-    return [finite(sum(distances[pair] for pair in cell) / len(cell)) for _, cell in between(*shape)]
+    return [finite(sum(distances[pair] for pair in cell) / len(cell), 3) for _, cell in between(*shape)]
 
 
 def category_keys(numbers: UnitNumbers) -> dict[str, str]:

@@ -80,15 +80,21 @@ def _draw_plane(axes: Axes, found: Manifold, refusal_map: RefusalMap, index: int
 
 def _draw_grid(axes: Axes, codebook: Points, refusal_map: RefusalMap, index: int, size: float, *, large: bool) -> None:
     """The units, by their hits, and the edges of the grid between them."""
-    for one, other in neighbours(*lattice_shape(refusal_map)):
-        ends = zip(codebook[one], codebook[other], strict=True)
-        axes.plot(*ends, color=UNIT, linewidth=1.3 if large else 0.7, alpha=0.8, zorder=3)
+    gap = (float("nan"), float("nan"))  # one line with gaps: a large map has thousands of edges
+    edges = [
+        point
+        for one, other in neighbours(*lattice_shape(refusal_map))
+        for point in (codebook[one], codebook[other], gap)
+    ]
+    if edges:
+        x, y = zip(*edges, strict=True)
+        axes.plot(x, y, color=UNIT, linewidth=1.3 if large else 0.7, alpha=0.8, zorder=3)
     hits: list[int] = refusal_map.hit_counts[index].tolist()
     most = max(1, *hits)
     sizes = [(0.4 + 0.6 * count / most) * size * (12 if large else 5) for count in hits]
-    edges: dict[str, Any] = {"edgecolors": PAPER, "linewidths": 1.0 if large else 0.4}
+    rims: dict[str, Any] = {"edgecolors": PAPER, "linewidths": 1.0 if large else 0.4}
     x, y = zip(*codebook, strict=True)
-    axes.scatter(x, y, sizes, UNIT, marker="h", zorder=4, label="unit, by its hits", **edges)
+    axes.scatter(x, y, sizes, UNIT, marker="h", zorder=4, label="unit, by its hits", **rims)
     if large:
         for unit, place_of_unit in enumerate(codebook):
             axes.text(*place_of_unit, str(unit), fontsize=7, color=PAPER, ha="center", va="center_baseline", zorder=5)

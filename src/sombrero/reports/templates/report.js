@@ -26,8 +26,10 @@
     if (!manifold) return;
     const slider = byId("manifold-slider");
     const show = () => {
-      const state = manifold[Number(slider.value)];
-      Plotly.restyle("chart-manifold", { x: state.x, y: state.y }, [0, 1, 2, 3]);
+      const state = manifold.states[Number(slider.value)];
+      const edges = (values) => manifold.pairs.flatMap(([one, other]) => [values[one], values[other], null]);
+      const traces = ([harmless, harmful, units]) => [harmless, harmful, edges(units), units];
+      Plotly.restyle("chart-manifold", { x: traces(state.x), y: traces(state.y) }, [0, 1, 2, 3]);
       byId("manifold-state").textContent = state.name;
       byId("manifold-share").textContent = state.share;
       slider.setAttribute("aria-valuetext", state.name);
@@ -40,7 +42,8 @@
     const map = data.map;
     if (!map) return;
     const units = [...document.querySelectorAll(".unit")];
-    const links = [...document.querySelectorAll(".between")];
+    const between = byId("map-between");
+    const links = [...between.children];
     const slider = byId("map-slider");
     const drawing = byId("map-drawing");
     const tip = byId("map-tip");
@@ -149,7 +152,7 @@
       const range = isDistance ? spread([...state.u, ...state.between]) : spread(values);
       if (plane === "hits") range[0] = 0;
       byId("map-about").textContent = planes[plane].about;
-      links.forEach((link) => link.toggleAttribute("hidden", !isDistance));
+      between.toggleAttribute("hidden", !isDistance);
       units.forEach((group, unit) => {
         group.querySelector(".cell").setAttribute("transform", `scale(${isDistance ? 0.5 : 1})`);
         group.querySelector(".hits").toggleAttribute("hidden", !isDistance);
