@@ -16,7 +16,7 @@ def direction_sets(found: RefusalMap) -> dict[str, DirectionSet]:
     generator = torch.Generator().manual_seed(8)
     order = torch.argsort(found.hit_counts, dim=1, descending=True, stable=True)
     n_states, n_units = order.shape
-    bump = 0.99 - 0.006 * (torch.arange(n_states) - float(BEST_STATE)) ** 2
+    bump = separation(n_states, 0.99)
     hits = torch.gather(found.hit_counts, 1, order)
     vectors = torch.gather(found.codebook, 1, order[..., None].expand_as(found.codebook))
     auroc = (bump[:, None] - 0.2 * torch.rand(n_states, n_units, generator=generator)).clamp(0, 1)
@@ -28,6 +28,11 @@ def direction_sets(found: RefusalMap) -> dict[str, DirectionSet]:
         "som": som,
         "single": direction_set("single", single, zeros, zeros + n_train, bump[:, None], som.harmless_mean),
     }
+
+
+def separation(n_states: int, most: float) -> torch.Tensor:
+    """An AUROC that is largest at the best state, and that of chance far from it."""
+    return (most - 0.006 * (torch.arange(n_states) - float(BEST_STATE)) ** 2).clamp_min(0.5)
 
 
 def direction_set(
@@ -57,7 +62,7 @@ def control_sets(found: RefusalMap, n_directions: int = 4) -> dict[str, Directio
     """The controls of the issue: three that nearly work, and the null, which does not."""
     generator = torch.Generator().manual_seed(9)
     n_states, _, width = found.codebook.shape
-    bump = (0.98 - 0.006 * (torch.arange(n_states) - float(BEST_STATE)) ** 2)[:, None]
+    bump = separation(n_states, 0.98)[:, None]
     units = torch.arange(n_directions).expand(n_states, -1)
     hits = torch.tensor([40, 30, 30, 20][:n_directions]).expand(n_states, -1)
     sets = {}

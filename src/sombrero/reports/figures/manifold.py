@@ -11,7 +11,7 @@ from sombrero.reports.lattice_shapes import neighbours
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.strip_states import strip_states
 from sombrero.reports.unit_numbers import lattice_shape
-from sombrero.reports.wording import percent, state_name
+from sombrero.reports.wording import finite, percent, state_name
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ def _draw_grid(axes: Axes, codebook: Points, refusal_map: RefusalMap, index: int
 def _rows(found: Manifold, index: int) -> list[tuple[Cell, ...]]:
     parts = {"harmful": found.harmful, "harmless": found.harmless, "unit": found.codebook}
     return [
-        (index, kind, number, round(x, 5), round(y, 5))
+        (index, kind, number, finite(x, 6), finite(y, 6))
         for kind, part in parts.items()
         for number, (x, y) in enumerate(plane_points(part, index))
     ]

@@ -178,7 +178,7 @@ def _category_legend(figure: Figure, numbers: UnitNumbers, high: float) -> None:
 
 
 def _short(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # no −0.0
 
 
 def _table(refusal_map: RefusalMap, numbers: UnitNumbers) -> tuple[tuple[str, ...], Sequence[tuple[Cell, ...]]]:

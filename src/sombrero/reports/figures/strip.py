@@ -101,7 +101,7 @@ def _table(refusal_map: RefusalMap, auroc: Sequence[float]) -> tuple[tuple[str, 
     for index, single in enumerate(auroc):
         hits, u = refusal_map.hit_counts[index].tolist(), refusal_map.u_matrix[index].tolist()
         rows += [
-            (index, unit, count, round(mean, 4), round(single, 4))
+            (index, unit, count, finite(mean, 6), finite(single, 6))
             for unit, (count, mean) in enumerate(zip(hits, u, strict=True))
         ]
     return ("state", "unit", "hits", "mean_distance", "auroc_single"), rows

@@ -80,7 +80,7 @@
       },
       odds: {
         values: () => state.odds,
-        text: (value) => minus(value.toFixed(1)),
+        text: (value) => minus((Math.round(10 * value) / 10 + 0).toFixed(1)),
         about: "Mean log-odds that the answers to the unit's prompts begin with a refusal; darker is more.",
       },
       category: {
