@@ -16,7 +16,7 @@ from sombrero.reports.wording import finite, number, state_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
+DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (10, 3)))
 BANDS = ("som", "single", NULL)
 """Methods whose interval is drawn over the layers, too: six bands would hide each other; the table holds all."""
 
