@@ -184,7 +184,7 @@ def test_a_second_call_makes_nothing_again(finished: Finished) -> None:
     after = files_below(finished.folder)
     written = {name for name in after if after[name] != before.get(name)}
     # the manifest names the libraries of this process, the report is drawn from the records each time
-    assert {name for name in written if not name.startswith(("run.json", "report.", "map.png"))} == set()
+    assert {name for name in written if not name.startswith(("run.json", "report.", "map.png", "figures"))} == set()
     assert set(after) == set(before)
     assert read(finished.folder / "run.json")["stages"] == stages
 

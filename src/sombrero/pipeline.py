@@ -28,7 +28,7 @@ from sombrero.records import (
     UnitProfile,
     Verification,
 )
-from sombrero.reports import write_report
+from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import RunFolder, fingerprint, write_bytes, write_json
 from sombrero.search import BETAS, TrialScore
 from sombrero.session import Session
@@ -86,6 +86,7 @@ class Pipeline:
         verification = self.bake(effect, edit)
         summary = self.summarize(mapped, scores, effect, edit, verification)
         write_report(self.folder.path)
+        write_figures(self.folder.path)
         return summary
 
     def map(self) -> Mapped:

@@ -110,11 +110,12 @@ def measure(config: RunConfig, *, against: str | None = None, progress: Progress
 
 
 def report(run_path: Path) -> Path:
-    """Write ``report.html`` of a run again, also of one that is still going."""
-    from sombrero.reports import write_report
+    """Write ``report.html`` and ``figures/`` of a run again, also of one that is still going."""
+    from sombrero.reports import write_figures, write_report
 
     if not is_run(run_path):
         raise RunError(f"there is no run in {run_path}; give the folder that 'sombrero run' wrote")
+    write_figures(run_path)
     return write_report(run_path)
 
 

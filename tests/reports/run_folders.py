@@ -15,7 +15,6 @@ from sombrero.config import RunConfig
 from sombrero.records import (
     Baseline,
     Coherence,
-    DirectionSet,
     Divergence,
     EditParameters,
     Effect,
@@ -30,6 +29,14 @@ from sombrero.records import (
     Verification,
 )
 from sombrero.tensor_records import save_record
+from tests.reports.map_records import (
+    CATEGORIES,
+    control_sets,
+    direction_sets,
+    manifold,
+    map_quality,
+    unit_profiles,
+)
 
 STAGES = ("coverage", "baseline", "map", "directions", "search", "effect", "edit", "verification", "summary")
 N_LAYERS, WIDTH, N_TRAIN = 12, 24, 120
@@ -94,24 +101,6 @@ def refusal_map(n_rows: int = 4, n_columns: int = 4, lattice: str = "hexagonal")
     )
 
 
-def direction_sets(found: RefusalMap) -> dict[str, DirectionSet]:
-    """Directions ordered by hits; the single direction separates best at state 8."""
-    generator = torch.Generator().manual_seed(8)
-    order = torch.argsort(found.hit_counts, dim=1, descending=True, stable=True)
-    n_states, n_units = order.shape
-    bump = 0.99 - 0.006 * (torch.arange(n_states) - 8.0) ** 2
-    hits = torch.gather(found.hit_counts, 1, order)
-    vectors = torch.gather(found.codebook, 1, order[..., None].expand_as(found.codebook))
-    auroc = (bump[:, None] - 0.2 * torch.rand(n_states, n_units, generator=generator)).clamp(0, 1)
-    single = found.harmful_mean[:, None, :]
-    zeros = torch.zeros(n_states, 1, dtype=torch.int64)
-    mean, one = found.harmless_mean, bump[:, None]
-    return {
-        "som": DirectionSet("som", vectors, order, hits, auroc, auroc, auroc, auroc * 4, mean),
-        "single": DirectionSet("single", single, zeros, zeros + N_TRAIN, one, one, one, one * 4, mean),
-    }
-
-
 def parameters(number: int) -> EditParameters:
     """The edit of trial ``number``."""
     draw = random.Random(number)
@@ -171,7 +160,10 @@ def effect(texts: tuple[str, ...] = ()) -> Effect:
 def write_run(
     path: Path, *, until: str = "summary", n_trials: int = 48, texts: tuple[str, ...] = (), **config: Any
 ) -> Path:
-    """A run folder with every file up to stage ``until``. ``config``: sections of the configuration."""
+    """A run folder with every file up to stage ``until``. ``config``: sections of the configuration.
+
+    ``texts`` stand in all places of samples, and as names of categories.
+    """
     path.mkdir(parents=True, exist_ok=True)
     finished = STAGES[: STAGES.index(until) + 1]
     settings = RunConfig.model_validate(config).model_dump(mode="json")
@@ -198,11 +190,19 @@ def write_run(
     if "map" in finished:
         save_record(found_map, path / "map/map.safetensors")
     if "directions" in finished:
-        for name, directions in direction_sets(found_map).items():
-            save_record(directions, path / f"map/directions-{name}.safetensors")
+        write_map_records(path, found_map, texts or CATEGORIES)
     if "search" in finished:
         (path / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def write_map_records(path: Path, found: RefusalMap, categories: tuple[str, ...] = CATEGORIES) -> None:
+    """All that stands beside the map: direction sets, quality, manifold, and who lives in its units."""
+    for name, directions in (direction_sets(found) | control_sets(found)).items():
+        save_record(directions, path / f"map/directions-{name}.safetensors")
+    save_record(map_quality(found), path / "map/quality.safetensors")
+    save_record(manifold(found), path / "map/manifold.safetensors")
+    write(path / "map/units.json", [asdict(profile) for profile in unit_profiles(found, categories)])
 
 
 def summary(found: Effect, verification: Verification, lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,15 +13,19 @@ import torch
 from sombrero.directions.geometry import effective_rank as reference_rank
 from sombrero.records import Proportion
 from sombrero.reports.lattice_shapes import centres, extent, hit_scale, outline
-from sombrero.reports.layers_section import effective_rank, layers_section
+from sombrero.reports.layer_numbers import effective_rank
+from sombrero.reports.layers_section import layers_section
 from sombrero.reports.map_section import MOST_CELLS, drawing, kept_states, map_section, state_numbers
 from sombrero.reports.origin_section import origin_section, toml_lines
 from sombrero.reports.run_files import read_run
-from sombrero.reports.static_map import draw_map, strip_states
+from sombrero.reports.static_map import draw_map
+from sombrero.reports.strip_states import strip_states
 from sombrero.reports.trials_section import LEAST_KL, pareto_front, trials_section
+from sombrero.reports.unit_numbers import unit_numbers
 from sombrero.reports.wording import count, duration, interval, number, script_json, visible
 from sombrero.som.lattice import Lattice
-from tests.reports.run_folders import direction_sets, refusal_map, write_run
+from tests.reports.map_records import direction_sets
+from tests.reports.run_folders import refusal_map, write_run
 
 
 @pytest.mark.parametrize("lattice", ["hexagonal", "rectangular"])
@@ -54,19 +58,23 @@ def test_hit_marks_grow_with_the_count() -> None:
     assert (hit_scale(100, 100) / hit_scale(50, 100)) ** 2 == pytest.approx(2.0)
 
 
-def test_the_map_tells_the_units_own_numbers() -> None:
-    found = refusal_map()
-    sets = direction_sets(found)
-    state = state_numbers(found, sets["som"], sets["single"], 5)
-    assert state["hits"] == found.hit_counts[5].tolist()
-    for rank, unit in enumerate(sets["som"].units[5].tolist()):
-        assert state["rank"][unit] == rank + 1
-        assert state["auroc"][unit] == pytest.approx(float(sets["som"].auroc[5, rank]), rel=1e-3)
-        assert state["u"][unit] == pytest.approx(float(found.u_matrix[5, unit]), rel=1e-3)
+def test_the_map_tells_the_units_own_numbers(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    found, som = run.refusal_map, run.som
+    assert found is not None and som is not None
+    told = unit_numbers(run, 5)
+    assert told.hits == found.hit_counts[5].tolist()
+    for rank, unit in enumerate(som.units[5].tolist()):
+        assert told.rank[unit] == rank + 1
+        assert told.auroc[unit] == pytest.approx(float(som.auroc[5, rank]), rel=1e-3)
+        assert told.low[unit] == pytest.approx(float(som.auroc_low[5, rank]), rel=1e-3)
+        assert told.u[unit] == pytest.approx(float(found.u_matrix[5, unit]), rel=1e-3)
+    state = state_numbers(found, told)
     shown = drawing(found, state)
-    assert [cell["hits"] for cell in shown["cells"]] == state["hits"]
-    far, near = (state["u"].index(pick(state["u"])) for pick in (max, min))
-    assert (shown["cells"][far]["fill"], shown["cells"][near]["fill"]) == ("#fee838", "#00224e")
+    assert [cell["hits"] for cell in shown["cells"]] == told.hits
+    values, painted = [*state["u"], *state["between"]], [cell["fill"] for cell in (*shown["cells"], *shown["links"])]
+    far, near = values.index(max(values)), values.index(min(values))
+    assert (painted[far], painted[near]) == ("#00224e", "#fee838")
 
 
 def test_the_map_opens_at_the_best_state(tmp_path: Path) -> None:
@@ -93,6 +101,9 @@ def test_layer_profile(tmp_path: Path) -> None:
     view = layers_section(run)
     assert view is not None and run.single is not None and run.coverage is not None
     lines = {trace["name"]: trace["y"] for trace in view["figure"]["data"]}
+    assert lines["most salient unit"] == pytest.approx(run.som.auroc[:, 0].tolist(), rel=1e-3)
+    assert lines["most salient unit, 95%"] == pytest.approx(run.som.auroc_low[:, 0].tolist(), rel=1e-3)
+    assert lines["topographic error"] == pytest.approx(run.refusal_map.topographic_error.tolist(), rel=1e-3)
     assert lines["single direction"] == pytest.approx(run.single.auroc[:, 0].tolist(), rel=1e-3)
     assert lines["accounting error"][0] is None
     assert lines["accounting error"][1:] == pytest.approx([entry.relative_error for entry in run.coverage], rel=1e-3)
@@ -137,8 +148,8 @@ def test_the_picture(shape: tuple[int, int], lattice: str) -> None:
 
 
 def test_strip_runs_from_the_embeddings_to_the_last_layer() -> None:
-    assert strip_states(31)[0] == 0 and strip_states(31)[-1] == 30 and len(strip_states(31)) == 6
-    assert strip_states(2) == [0, 1] and strip_states(1) == [0]
+    assert strip_states(31, 6)[0] == 0 and strip_states(31, 6)[-1] == 30 and len(strip_states(31, 6)) == 6
+    assert strip_states(2, 6) == [0, 1] and strip_states(1, 6) == [0]
 
 
 def test_the_configuration_can_be_run_again(tmp_path: Path) -> None:

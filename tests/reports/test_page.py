@@ -15,7 +15,7 @@ from sombrero.errors import RunError
 from sombrero.records import RefusalMap
 from sombrero.reports import write_report
 from sombrero.tensor_records import load_record, save_record
-from tests.reports.run_folders import HOSTILE, STAGES, direction_sets, refusal_map, trials, write, write_run
+from tests.reports.run_folders import HOSTILE, STAGES, refusal_map, trials, write, write_map_records, write_run
 
 MOST_BYTES = 6 * 10**6
 VOID = {"meta", "input", "br", "img", "link", "hr"}
@@ -32,7 +32,18 @@ FETCHING = {
     "xlink:href",
     "srcdoc",
 }
-SECTIONS = ["verdict", "map", "layers", "trials", "samples", "proof", "origin"]
+SECTIONS = [
+    "verdict",
+    "map",
+    "manifold",
+    "layers",
+    "sizes",
+    "controls",
+    "trials",
+    "samples",
+    "proof",
+    "origin",
+]
 
 
 class Page(HTMLParser):
@@ -133,8 +144,7 @@ def test_size(run: Path, page: Page, tmp_path: Path) -> None:
     long = write_run(tmp_path / "long", n_trials=3000, texts=tuple(f"{i} " + "漢字" * 5000 for i in range(100)))
     large = refusal_map(20, 20)
     save_record(large, long / "map/map.safetensors")
-    for name, directions in direction_sets(large).items():
-        save_record(directions, long / f"map/directions-{name}.safetensors")
+    write_map_records(long, large)
     assert write_report(long).stat().st_size < MOST_BYTES
 
 
@@ -242,7 +252,10 @@ def test_partial_runs_show_what_is_there(tmp_path: Path, until: str) -> None:
     needs = {
         "verdict": "baseline",
         "map": "directions",
+        "manifold": "directions",
         "layers": "directions",
+        "sizes": "directions",
+        "controls": "directions",
         "trials": "search",
         "samples": "effect",
         "proof": "coverage",

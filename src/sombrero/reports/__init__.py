@@ -1,5 +1,6 @@
 """Figures and the HTML page that tell what a run found."""
 
+from sombrero.reports.figures import write_figures
 from sombrero.reports.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_figures", "write_report"]

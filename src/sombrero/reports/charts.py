@@ -11,8 +11,20 @@ from sombrero.reports.wording import finite
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from sombrero.reports.layer_numbers import Band
+
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#1b7fc0", "#d55e00", "#009e73", "#b7679a", "#858b94"
 """After Okabe & Ito: told apart without colour vision, and at 3:1 on both white and near-black paper."""
+
+METHOD_COLOURS = {
+    "som": VERMILLION,
+    "single": BLUE,
+    "k-means": GREEN,
+    "pca": PURPLE,
+    "random": "#7a5c00",
+    "shuffled": GREY,
+}
+"""A colour for each method of finding directions; figures add dashes or names, as some are alike in grey."""
 
 
 def figure_data(figure: Figure) -> dict[str, Any]:
@@ -32,7 +44,14 @@ def base_layout(height: int) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#858b94"},
         "hoverlabel": {"bgcolor": "#20242b", "bordercolor": "#20242b", "font": {"color": "#ffffff"}, "align": "left"},
         "dragmode": False,
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.0,
+            "yanchor": "bottom",
+            "xanchor": "left",
+            "traceorder": "normal",
+        },
     }
 
 
@@ -40,6 +59,24 @@ def decades(values: list[float]) -> int | str:
     """Ticks of a logarithmic axis over positive values: whole decades, or 1, 2 and 5 where there are few of them."""
     there = [value for value in values if math.isfinite(value) and value > 0]
     return 1 if there and math.log10(max(there) / min(there)) > 2.5 else "D2"
+
+
+def add_band(figure: Figure, band: Band, colour: str, **panel: int) -> None:
+    """The interval of a line, behind it; nothing where it was not measured."""
+    there = [i for i, (low, high) in enumerate(zip(band.low, band.high, strict=True)) if low == low and high == high]
+    if not there:
+        return
+    line = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **panel}
+    shade = {"fill": "tonexty", "fillcolor": faded(colour)}
+    high, low = ([limits[i] for i in there] for limits in (band.high, band.low))
+    figure.add_scatter(x=there, y=plotted(high), name=f"{band.name}, above", **line)
+    figure.add_scatter(x=there, y=plotted(low), name=f"{band.name}, 95%", **line, **shade)
+
+
+def faded(colour: str, share: float = 0.2) -> str:
+    """``#rrggbb`` as seen through: ``rgba(...)``."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share:g})"
 
 
 def plotted(values: list[float]) -> list[float | None]:

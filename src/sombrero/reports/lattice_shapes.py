@@ -18,6 +18,9 @@ _HEXAGON = tuple(
 _SQUARE = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
 
 Point = tuple[float, float]
+Pair = tuple[int, int]
+Shape = tuple[int, int, str]
+"""Rows, columns and name of a lattice."""
 
 
 def centres(n_rows: int, n_columns: int, lattice: str) -> list[Point]:
@@ -36,13 +39,44 @@ def outline(lattice: str) -> tuple[Point, ...]:
     return _SQUARE if lattice == "rectangular" else _HEXAGON
 
 
-def extent(n_rows: int, n_columns: int, lattice: str) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the whole map."""
+def extent(n_rows: int, n_columns: int, lattice: str, size: float = 1.0) -> tuple[float, float, float, float]:
+    """Left, top, width and height of the whole map, its cells being ``size`` times as large as they could be."""
     corners, points = outline(lattice), centres(n_rows, n_columns, lattice)
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     top, bottom = min(y for _, y in points), max(y for _, y in points)
-    half_width, half_height = max(x for x, _ in corners), max(y for _, y in corners)
+    half_width, half_height = size * max(x for x, _ in corners), size * max(y for _, y in corners)
     return left - half_width, top - half_height, right - left + 2 * half_width, bottom - top + 2 * half_height
+
+
+def neighbours(n_rows: int, n_columns: int, lattice: str) -> list[Pair]:
+    """Pairs of units whose cells touch in the drawing, each once, the lower number first.
+
+    Six around an inner hexagon; eight around a square, diagonal ones included, as the U-matrix counts them.
+    """
+    pairs: list[Pair] = []
+    for row in range(n_rows):
+        shift = (n_rows - 1 - row) % 2
+        below = (-1, 0, 1) if lattice == "rectangular" else (shift - 1, shift)
+        for column in range(n_columns):
+            near = [(row, column + 1), *((row + 1, column + step) for step in below)]
+            pairs += [
+                (row * n_columns + column, r * n_columns + c) for r, c in near if r < n_rows and 0 <= c < n_columns
+            ]
+    return pairs
+
+
+def between(n_rows: int, n_columns: int, lattice: str) -> list[tuple[Point, tuple[Pair, ...]]]:
+    """The cells that a U-matrix (Ultsch & Siemon 1990) puts between units: where, and whose distance each shows.
+
+    Cells half as large as a unit's, at the midpoints of neighbours; with units drawn half as large too, they fill the
+    plane. Where two diagonals of squares cross, one cell stands for both pairs.
+    """
+    points = centres(n_rows, n_columns, lattice)
+    found: dict[Point, list[Pair]] = {}
+    for first, second in neighbours(n_rows, n_columns, lattice):
+        (x, y), (u, v) = points[first], points[second]
+        found.setdefault((round((x + u) / 2, 9), round((y + v) / 2, 9)), []).append((first, second))
+    return [(point, tuple(pairs)) for point, pairs in found.items()]
 
 
 def hit_scale(hits: int, most: int) -> float:

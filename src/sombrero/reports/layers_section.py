@@ -4,83 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sombrero.reports.charts import BLUE, GREEN, GREY, PURPLE, VERMILLION, base_layout, decades, figure_data, plotted
+from sombrero.reports.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILLION,
+    add_band,
+    base_layout,
+    decades,
+    figure_data,
+    plotted,
+)
+from sombrero.reports.layer_numbers import LayerNumbers, layer_numbers
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.wording import number
 
 if TYPE_CHECKING:
-    import torch
     from plotly.graph_objects import Figure
 
-SALIENT_UNITS = 3
 PANELS = (
-    "AUROC on held-out prompts",
+    "AUROC on held-out prompts, with 95% intervals",
     "Distances in state space",
     "Effective rank of the map's directions",
+    "Topographic error of the map",
     "Residual accounting, relative error",
 )
+HEIGHT = 1020
+"""Pixels of the chart."""
 
 
 def layers_section(run: RunFiles) -> dict[str, Any] | None:
-    """The chart of four panels over the state index, and the same numbers as a table."""
+    """The chart of panels over the state index, and the same numbers as a table."""
     if run.refusal_map is None or run.som is None or run.single is None:
         return None
     lines = layer_numbers(run)
-    n_states = len(lines["single"])
-    rows = [[str(i), *(number(values[i]) for values in lines["table"].values())] for i in range(n_states)]
     window = edited_window(run)
+    rows = [[str(i), *(number(values[i]) for values in lines.table.values())] for i in range(len(lines.best))]
     return {
         "figure": figure_data(layer_figure(lines, run.best_state or 0, window)),
-        "columns": ["State", *lines["table"]],
+        "columns": ["State", *lines.table],
         "rows": rows,
         "best": run.best_state,
         "window": window,
-        "salient": len(lines["units"]),
+        "height": HEIGHT,
+        "n_units": run.som.hit_counts.shape[1],
+        "with_intervals": any(value == value for value in lines.single.low),
     }
-
-
-def layer_numbers(run: RunFiles) -> dict[str, Any]:
-    """Every line of the chart, one value a state index; ``units`` holds the most salient units' lines."""
-    if run.refusal_map is None or run.som is None or run.single is None:
-        raise ValueError("layer_numbers needs the map and its directions")
-    refusal_map = run.refusal_map
-    shown = min(SALIENT_UNITS, run.som.auroc.shape[1])
-    units = [run.som.auroc[:, rank].tolist() for rank in range(shown)]
-    difference = (refusal_map.harmful_mean - refusal_map.harmless_mean).float().norm(dim=-1).tolist()
-    errors: list[float] = [float("nan")] * len(difference)
-    for entry in run.coverage or ():
-        if entry.layer + 1 < len(errors):
-            errors[entry.layer + 1] = entry.relative_error
-    single = run.single.auroc[:, 0].tolist()
-    lines = {
-        "difference": difference,
-        "quantization": refusal_map.quantization_error.tolist(),
-        "rank": effective_rank(run.som.vectors, run.som.hit_counts).tolist(),
-        "accounting": errors,
-    }
-    table = {
-        "AUROC, single": single,
-        **{f"AUROC, unit {rank + 1}": values for rank, values in enumerate(units)},
-        "‖difference of means‖": lines["difference"],
-        "Quantization error": lines["quantization"],
-        "Effective rank": lines["rank"],
-        "Accounting error": lines["accounting"],
-    }
-    return lines | {"single": single, "units": units, "table": table}
-
-
-def effective_rank(vectors: torch.Tensor, hit_counts: torch.Tensor) -> torch.Tensor:
-    """Effective number of dimensions of the directions of units that were hit: ``(L + 1, m, d)`` to ``(L + 1,)``.
-
-    exp of the entropy of the normalised singular values of the unit directions (Roy & Vetterli 2007, definition 1),
-    taken from the ``(m, m)`` Gram matrix in float64, so that it costs little at any width.
-    """
-    import torch
-
-    unit = torch.nn.functional.normalize(vectors.to(torch.float64), dim=-1) * (hit_counts > 0)[..., None]
-    values = torch.linalg.eigvalsh(unit @ unit.mT).clamp_min(0.0).sqrt()
-    share = values / values.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.exp(torch.special.entr(share).sum(dim=-1))
 
 
 def edited_window(run: RunFiles) -> tuple[int, int] | None:
@@ -93,14 +63,16 @@ def edited_window(run: RunFiles) -> tuple[int, int] | None:
     return min(profile.first for profile in active) + 1, max(profile.last for profile in active) + 1
 
 
-def layer_figure(lines: dict[str, Any], best: int, window: tuple[int, int] | None) -> Figure:
-    """Four panels over one axis, the state index."""
+def layer_figure(lines: LayerNumbers, best: int, window: tuple[int, int] | None) -> Figure:
+    """The panels over one axis, the state index."""
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=len(PANELS), cols=1, shared_xaxes=True, vertical_spacing=0.075, subplot_titles=PANELS)
-    figure.update_layout(base_layout(860), hovermode="x unified", hoversubplots="axis")
-    figure.update_layout(legend={"y": 1.045}, margin={"t": 92})
+    figure = make_subplots(rows=len(PANELS), cols=1, shared_xaxes=True, vertical_spacing=0.06, subplot_titles=PANELS)
+    figure.update_layout(base_layout(HEIGHT), hovermode="x unified", hoversubplots="axis")
+    figure.update_layout(legend={"y": 1.04}, margin={"t": 92})
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
+    for band, colour in ((lines.single, BLUE), (lines.salient, VERMILLION)):
+        add_band(figure, band, colour, row=1, col=1)
     for name, values, panel, colour, dash in _traces(lines):
         figure.add_scatter(
             x=list(range(len(values))),
@@ -119,22 +91,20 @@ def layer_figure(lines: dict[str, Any], best: int, window: tuple[int, int] | Non
     figure.update_xaxes(showgrid=False, zeroline=False)
     figure.update_yaxes(zeroline=False, nticks=5)
     figure.update_yaxes(rangemode="tozero", row=2)
-    figure.update_yaxes(type="log", tickformat=".0e", dtick=decades(lines["accounting"]), row=4)
+    figure.update_yaxes(rangemode="tozero", row=4)
+    figure.update_yaxes(type="log", tickformat=".0e", dtick=decades(lines.accounting), row=len(PANELS))
     figure.update_xaxes(title={"text": "state index", "font": {"size": 13}}, row=len(PANELS))
     return figure
 
 
-def _traces(lines: dict[str, Any]) -> list[tuple[str, list[float], int, str, str]]:
-    dashes = ("dash", "dot", "dashdot")
-    found = [("single direction", lines["single"], 1, BLUE, "solid")]
-    found += [
-        (f"unit of salience {rank + 1}", values, 1, VERMILLION, dashes[rank % len(dashes)])
-        for rank, values in enumerate(lines["units"])
-    ]
+def _traces(lines: LayerNumbers) -> list[tuple[str, list[float], int, str, str]]:
     return [
-        *found,
-        ("norm of the difference of means", lines["difference"], 2, BLUE, "solid"),
-        ("quantization error", lines["quantization"], 2, GREEN, "dash"),
-        ("effective rank", lines["rank"], 3, PURPLE, "solid"),
-        ("accounting error", lines["accounting"], 4, GREY, "solid"),
+        ("single direction", lines.single.line, 1, BLUE, "solid"),
+        ("most salient unit", lines.salient.line, 1, VERMILLION, "dash"),
+        ("best unit", lines.best, 1, VERMILLION, "dot"),
+        ("norm of the difference of means", lines.difference, 2, BLUE, "solid"),
+        ("quantization error", lines.quantization, 2, GREEN, "dash"),
+        ("effective rank", lines.rank, 3, PURPLE, "solid"),
+        ("topographic error", lines.topographic, 4, GREEN, "solid"),
+        ("accounting error", lines.accounting, 5, GREY, "solid"),
     ]

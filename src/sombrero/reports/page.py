@@ -11,30 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from sombrero.errors import RunError
+from sombrero.reports.controls_section import controls_section
 from sombrero.reports.layers_section import layers_section
+from sombrero.reports.manifold_section import manifold_section
 from sombrero.reports.map_section import map_section
 from sombrero.reports.origin_section import origin_section
 from sombrero.reports.proof_section import proof_section
 from sombrero.reports.run_files import RunFiles, read_run
 from sombrero.reports.samples_section import samples_section
+from sombrero.reports.sizes_section import sizes_section
 from sombrero.reports.static_map import draw_map
 from sombrero.reports.trials_section import trials_section
 from sombrero.reports.verdict import verdict
 from sombrero.reports.wording import script_json, visible
+from sombrero.reports.writing import write
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-EXPLORER = ("states", "start", "colours", "marks", "n_columns")
-"""What the page's script needs of the map section."""
 
 REPORT, STATIC_MAP = "report.html", "map.png"
 
 SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ...] = (
     ("verdict", "What the edit did", verdict),
     ("map", "The map of refusal", map_section),
+    ("manifold", "Where refusal lies", manifold_section),
     ("layers", "Layer by layer", layers_section),
+    ("sizes", "How many directions", sizes_section),
+    ("controls", "The map and its controls", controls_section),
     ("trials", "The search", trials_section),
     ("samples", "Before and after", samples_section),
     ("proof", "Live equals baked", proof_section),
@@ -52,9 +55,9 @@ def write_report(run: Path) -> Path:
     """
     files = read_run(run)
     page = render(files)
-    _write(run / REPORT, page.encode())
+    write(run / REPORT, page.encode())
     if files.refusal_map is not None and files.single is not None:
-        _write(run / STATIC_MAP, draw_map(files.refusal_map, files.single, model_name(files)))
+        write(run / STATIC_MAP, draw_map(files.refusal_map, files.single, model_name(files)))
     return run / REPORT
 
 
@@ -62,8 +65,8 @@ def render(run: RunFiles) -> str:
     """The page as text."""
     views = {name: view(run) for name, _, view in SECTIONS}
     charts = {name: view["figure"] for name, view in views.items() if view and "figure" in view}
-    drawn = views["map"] if views["map"] and not views["map"]["too_large"] else None
-    explorer = None if drawn is None else {key: drawn[key] for key in EXPLORER}
+    charts |= (views["controls"] or {}).get("figures", {})
+    sliders = {"map": (views["map"] or {}).get("explorer"), "manifold": (views["manifold"] or {}).get("explorer")}
     scripts = [_asset("report.js")]
     if charts:
         from plotly.offline import get_plotlyjs
@@ -84,7 +87,7 @@ def render(run: RunFiles) -> str:
             style=Markup(_asset("report.css")),
             scripts=[Markup(script) for script in scripts],
             policy=" ".join(f"'{_hash(script)}'" for script in scripts),
-            data=script_json({"charts": charts, "map": explorer}),
+            data=script_json({"charts": charts} | sliders),
         )
     )
 
@@ -133,12 +136,3 @@ def _asset(name: str) -> str:
 def _hash(script: str) -> str:
     """The source of a content security policy that allows this one script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error}; make room, or make the folder writable") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -10,10 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sombrero.errors import RunError
-from sombrero.records import Baseline, EditParameters, Effect, Finalist, LayerAccounting, Verification
+from sombrero.records import (
+    Baseline,
+    EditParameters,
+    Effect,
+    Finalist,
+    LayerAccounting,
+    UnitProfile,
+    Verification,
+)
 
 if TYPE_CHECKING:
-    from sombrero.records import DirectionSet, RefusalMap
+    from sombrero.records import DirectionSet, Manifold, MapQuality, RefusalMap
 
 T = TypeVar("T")
 
@@ -28,6 +37,25 @@ STAGE_FILES = {
     "summary": ("summary.json",),
 }
 """The stages whose files a report reads, in the order of a run."""
+
+UNITS, QUALITY, MANIFOLD = "map/units.json", "map/quality.safetensors", "map/manifold.safetensors"
+CONTROLS = ("k-means", "pca", "random", "shuffled")
+"""Direction sets beside ``som`` and ``single``, in the order in which figures name them."""
+
+LATER_FIELDS = ("auroc_low", "auroc_high", "log_odds")
+"""Of a direction set; runs of the first version have none of them: not measured."""
+
+
+SOURCES = {
+    "refusal_map": "map/map.safetensors",
+    "som": "map/directions-som.safetensors",
+    "single": "map/directions-single.safetensors",
+    "controls": "directions of a control (map/directions-k-means.safetensors and the like)",
+    "quality": QUALITY,
+    "manifold": MANIFOLD,
+    "units": UNITS,
+}
+"""Where the records of the map come from, by their name in :class:`RunFiles`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,10 @@ class RunFiles:
     refusal_map: RefusalMap | None
     som: DirectionSet | None
     single: DirectionSet | None
+    controls: Mapping[str, DirectionSet]
+    quality: MapQuality | None
+    manifold: Manifold | None
+    units: tuple[UnitProfile, ...] | None
     trials: tuple[Trial, ...] | None
     effect: Effect | None
     verification: Verification | None
@@ -90,6 +122,19 @@ class RunFiles:
         """The state index whose single direction separates best on held-out prompts."""
         return None if self.single is None else int(self.single.auroc[:, 0].argmax())
 
+    @property
+    def shown_state(self) -> int | None:
+        """The state index that figures open at: the one whose units were asked who lives in them, else the best."""
+        return self.units[0].state if self.units else self.best_state
+
+
+def what_is_missing(run: RunFiles, needs: Iterable[str]) -> str | None:
+    """What of these records the run does not have, in words; None when it has all of them."""
+    absent = [SOURCES[name] for name in needs if not getattr(run, name)]
+    if not absent:
+        return None
+    return f"this run has no {', no '.join(absent)} (not made yet, or by a version that did not)"
+
 
 def read_run(path: Path) -> RunFiles:
     """Read a run folder, also of a run that is still going.
@@ -105,7 +150,7 @@ def read_run(path: Path) -> RunFiles:
                 f"run.json in {path} says that the stage '{stage}' is finished, but {absent[0]} is missing; put it "
                 "back, or start over with --fresh"
             )
-    refusal_map, som, single = _map_records(path)
+    map_records = _map_records(path)
     effect = _record(path / "effect.json", Effect)
     if effect is not None and effect.chosen not in {finalist.number for finalist in effect.finalists}:
         raise _damaged(path / "effect.json", f"the chosen trial {effect.chosen} is not among its finalists")
@@ -114,9 +159,7 @@ def read_run(path: Path) -> RunFiles:
         manifest=manifest,
         coverage=_record(path / "coverage.json", tuple[LayerAccounting, ...]),
         baseline=_record(path / "baseline.json", Baseline),
-        refusal_map=refusal_map,
-        som=som,
-        single=single,
+        **map_records,
         trials=_trials(path / "trials.jsonl"),
         effect=effect,
         verification=_record(path / "verification.json", Verification),
@@ -156,21 +199,61 @@ def _trials(path: Path) -> tuple[Trial, ...] | None:
         raise _damaged(path, error) from error
 
 
-def _map_records(path: Path) -> tuple[RefusalMap | None, DirectionSet | None, DirectionSet | None]:
-    """The map and both direction sets, each None while it is not there; their shapes fit each other."""
-    from sombrero.records import DirectionSet, RefusalMap
+def _map_records(path: Path) -> dict[str, Any]:
+    """Every record about the map, None while it is not there; their shapes fit each other."""
+    from sombrero.records import Manifold, MapQuality, RefusalMap
 
     folder = path / "map"
     refusal_map = _tensor_record(folder / "map.safetensors", RefusalMap)
-    som = _tensor_record(folder / "directions-som.safetensors", DirectionSet)
-    single = _tensor_record(folder / "directions-single.safetensors", DirectionSet)
+    sets = {name: _direction_set(folder / f"directions-{name}.safetensors") for name in ("som", "single", *CONTROLS)}
+    quality, manifold = _tensor_record(path / QUALITY, MapQuality), _tensor_record(path / MANIFOLD, Manifold)
+    units = _record(path / UNITS, tuple[UnitProfile, ...])
     if refusal_map is not None:
-        shape = (len(refusal_map.harmless_mean), refusal_map.n_rows * refusal_map.n_columns)
-        for name, record in (("map", refusal_map), ("directions-som", som)):
-            if record is not None and tuple(record.hit_counts.shape) != shape:
-                found = tuple(record.hit_counts.shape)
-                raise _damaged(folder / f"{name}.safetensors", f"hit counts of shape {found}, a map of {shape}")
-    return refusal_map, som, single
+        n_states, n_units = refusal_map.hit_counts.shape
+        lattice = (n_states, refusal_map.n_rows * refusal_map.n_columns)
+        _require(folder / "map.safetensors", "hit counts", (n_states, n_units), lattice)
+        for name, record in sets.items():
+            if record is not None:
+                expected = lattice if name == "som" else (n_states, record.hit_counts.shape[-1])
+                _require(folder / f"directions-{name}.safetensors", "hit counts", record.hit_counts.shape, expected)
+        if quality is not None:
+            _require(path / QUALITY, "numbers of units", quality.chosen.shape, (n_states,))
+        if manifold is not None:
+            _require(path / MANIFOLD, "codebook", manifold.codebook.shape, (*lattice, 2))
+        if any(not (0 <= found.state < n_states and 0 <= found.unit < n_units) for found in units or ()):
+            raise _damaged(path / UNITS, f"it names a unit outside a map of {lattice}")
+    controls = {name: record for name, record in sets.items() if name in CONTROLS and record is not None}
+    return {
+        "refusal_map": refusal_map,
+        "som": sets["som"],
+        "single": sets["single"],
+        "controls": controls,
+        "quality": quality,
+        "manifold": manifold,
+        "units": units,
+    }
+
+
+def _require(path: Path, what: str, found: Iterable[int], expected: tuple[int, ...]) -> None:
+    if tuple(found) != expected:
+        raise _damaged(path, f"{what} of shape {tuple(found)}, a map of {expected}")
+
+
+def _direction_set(path: Path) -> DirectionSet | None:
+    import torch
+
+    from sombrero.records import DirectionSet
+
+    fields = _tensor_record(path, dict)
+    if fields is None:
+        return None
+    unknown: dict[str, Any] = {
+        name: torch.full_like(fields["auroc"], torch.nan) for name in LATER_FIELDS if "auroc" in fields
+    }
+    try:
+        return DirectionSet(**(unknown | fields))
+    except TypeError as error:
+        raise _damaged(path, error) from error
 
 
 def _tensor_record(path: Path, kind: type[T]) -> T | None:
