@@ -38,11 +38,11 @@ class Recipe:
 
     rank: int = 8
     alpha: int = 16
-    epochs: int = 2
+    epochs: int = 3
     learning_rate: float = 1e-3
     batch_size: int = 8
-    harmful: int = 200
-    harmless: int = 120
+    harmful: int = 260
+    harmless: int = 300
     forms: int = 3  # in how many forms each of our own harmless requests is asked
     answer_tokens: int = 16
     seed: int = 0

@@ -25,7 +25,7 @@ from rich.text import Text
 from sombrero.progress import Advance
 
 if TYPE_CHECKING:
-    from sombrero.search import TrialScore
+    from sombrero.records import TrialScore
 
 
 class Terminal:

@@ -25,12 +25,13 @@ from sombrero.records import (
     ModelEdit,
     RefusalMap,
     Response,
+    TrialScore,
     UnitProfile,
     Verification,
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import RunFolder, fingerprint, write_bytes, write_json
-from sombrero.search import BETAS, TrialScore
+from sombrero.search import BETAS
 from sombrero.session import Session
 from sombrero.stages import baking, controls, layers, mapping, searching
 from sombrero.stages.controls import DIRECTION_SETS, EDITED, Controls
@@ -42,7 +43,6 @@ from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.states import load_states, save_states, shard_path
 from sombrero.tensor_records import load_edit, load_record, save_edit, save_record
 
-Until = Literal["map", "search", "report"]
 STATES_PER_SHARD = 1024
 READINGS = {"layer_rule", "layer_max_kl", "permutations"}
 """Settings of the map that do not decide how it is trained, only how it is read."""
@@ -71,23 +71,24 @@ class Pipeline:
         self.progress = progress or Silent()
         self.session = Session(config)
 
-    def run(self, until: Until = "report") -> dict[str, Any] | None:
-        """Every stage up to ``until``; the summary, when that is the last one."""
+    def run(self) -> dict[str, Any]:
+        """Every stage; returns the summary."""
         self.check_identity()
         mapped = self.map()
-        if until == "map":
-            return None
         scores = self.search(mapped)
-        if until == "search":
-            return None
         effect = self.measure(scores)
         edit = self.chosen_edit(effect)
         self.__dict__.pop("planner", None)  # with its states: the bake is measured beside the base model
         verification = self.bake(effect, edit)
         summary = self.summarize(mapped, scores, effect, edit, verification)
-        write_report(self.folder.path)
-        write_figures(self.folder.path)
+        self.show()
         return summary
+
+    def show(self) -> None:
+        """The report and the figures of what there is so far."""
+        with self.progress.stage("report and figures"):
+            write_report(self.folder.path)
+            write_figures(self.folder.path)
 
     def map(self) -> Mapped:
         """Residual accounting, baseline, states, map, directions, layer choice, controls."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from sombrero.search import TrialScore
+    from sombrero.records import TrialScore
 
 Advance = Callable[[int], None]
 """Call with the number of items just finished."""

@@ -25,10 +25,7 @@ def run(
 ) -> dict[str, Any]:
     """Map, search, bake, measure, report: everything, resumable. Returns the summary that ``summary.json`` holds."""
     with _pipeline(config, out, fresh, progress) as pipeline:
-        summary = pipeline.run()
-        if summary is None:
-            raise RunError(f"the run in {pipeline.folder.path} left no summary")
-        return summary | {"run": str(pipeline.folder.path)}
+        return pipeline.run() | {"run": str(pipeline.folder.path)}
 
 
 def map(
@@ -40,6 +37,7 @@ def map(
     with _pipeline(config, out, fresh, progress) as pipeline:
         pipeline.check_identity()
         mapped = pipeline.map()
+        pipeline.show()
         return {"run": str(pipeline.folder.path)} | map_figures(
             mapped.baseline,
             mapped.refusal_map,
@@ -63,6 +61,7 @@ def search(
     with _pipeline(config, out, fresh, progress) as pipeline:
         pipeline.check_identity()
         scores = pipeline.search(pipeline.map())
+        pipeline.show()
         front = [asdict(score) for score in rank_finalists(scores, config.search.target_rate, config.search.max_kl)]
         return {"run": str(pipeline.folder.path), "trials": len(scores), "front": front}
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sombrero.records import EditParameters
-from sombrero.search import TrialScore, pareto_front, rank_finalists
+from sombrero.records import EditParameters, TrialScore
+from sombrero.search import pareto_front, rank_finalists
 from sombrero.search.front import PREDICTION_MARGIN, may_enter_front, prediction_margin
 
 N = 20

@@ -13,8 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sombrero.errors import NumericalError, RunError
-from sombrero.records import EditParameters
-from sombrero.search import SearchSpace, TrialBench, TrialScore, finished_scores, open_study, run_study
+from sombrero.records import EditParameters, TrialScore
+from sombrero.search import SearchSpace, TrialBench, finished_scores, open_study, run_study
 from sombrero.search import study as study_module
 from tests.planned import Planned
 from tests.search.benches import WatchedPlanner, make_bench, whole_space

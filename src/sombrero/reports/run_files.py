@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from sombrero.errors import RunError
 from sombrero.records import (
     Baseline,
-    EditParameters,
     Effect,
     Finalist,
     LayerAccounting,
+    TrialScore,
     UnitProfile,
     Verification,
 )
@@ -59,27 +59,6 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One line of ``trials.jsonl``. refusals and predicted_refusals count among ``n``; kl is first-token, in nats."""
-
-    number: int
-    parameters: EditParameters
-    state: Literal["generated", "screened", "failed"]
-    n: int
-    refusals: int | None = None
-    predicted_refusals: int | None = None
-    log_odds: float | None = None
-    kl: float | None = None
-    error: str | None = None
-
-    @property
-    def rate(self) -> float | None:
-        """Refusal rate: measured where it was, predicted otherwise."""
-        count = self.predicted_refusals if self.refusals is None else self.refusals
-        return None if count is None or self.n == 0 else count / self.n
-
-
-@dataclass(frozen=True)
 class RunFiles:
     """Everything a report is made of; None where the run has not come so far yet."""
 
@@ -94,7 +73,7 @@ class RunFiles:
     quality: MapQuality | None
     manifold: Manifold | None
     units: tuple[UnitProfile, ...] | None
-    trials: tuple[Trial, ...] | None
+    trials: tuple[TrialScore, ...] | None
     effect: Effect | None
     verification: Verification | None
     summary: dict[str, Any] | None
@@ -189,12 +168,12 @@ def _record(path: Path, kind: type[T]) -> T | None:
         raise _damaged(path, error) from error
 
 
-def _trials(path: Path) -> tuple[Trial, ...] | None:
+def _trials(path: Path) -> tuple[TrialScore, ...] | None:
     if not path.is_file():
         return None
     try:
         lines = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
-        return TypeAdapter(tuple[Trial, ...]).validate_python(lines)
+        return TypeAdapter(tuple[TrialScore, ...]).validate_python(lines)
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise _damaged(path, error) from error
 

@@ -6,9 +6,9 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sombrero.records import Finalist
+from sombrero.records import Finalist, TrialScore
 from sombrero.reports.charts import BLUE, GREY, VERMILLION, base_layout, figure_data
-from sombrero.reports.run_files import RunFiles, Trial
+from sombrero.reports.run_files import RunFiles
 from sombrero.reports.verdict import share_cell
 from sombrero.reports.wording import (
     NOTHING,
@@ -53,23 +53,20 @@ def trials_section(run: RunFiles) -> dict[str, Any] | None:
     }
 
 
-def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def pareto_front(trials: Sequence[TrialScore]) -> tuple[TrialScore, ...]:
     """Generated trials that no other generated one beats on refusals and KL together, by rising KL."""
-    front: list[Trial] = []
-    scored = [(t.kl, t.rate, t.number, t) for t in trials if t.state == "generated" and t.kl is not None]
-    for _, rate, _, trial in sorted(scored, key=lambda item: (item[0], item[1], item[2])):
-        if rate is not None and (not front or rate < (front[-1].rate or 0.0)):
-            front.append(trial)
-    return tuple(front)
+    scored = [trial for trial in trials if trial.state == "generated" and trial.kl is not None]
+    front = [trial for trial in scored if not any(other.dominates(trial) for other in scored)]
+    return tuple(sorted(front, key=lambda trial: (trial.kl, trial.number)))
 
 
-def thinned(trials: Sequence[Trial], always: set[int | None]) -> list[Trial]:
+def thinned(trials: Sequence[TrialScore], always: set[int | None]) -> list[TrialScore]:
     """At most about ``MOST_POINTS`` trials, in order: evenly spaced ones, and those that must be there."""
     step = -(-len(trials) // MOST_POINTS)
     return [trial for place, trial in enumerate(trials) if place % max(1, step) == 0 or trial.number in always]
 
 
-def trial_figure(trials: Sequence[Trial], front: Sequence[Trial], chosen: int | None) -> Figure:
+def trial_figure(trials: Sequence[TrialScore], front: Sequence[TrialScore], chosen: int | None) -> Figure:
     """First-token KL against refusal rate, on the search prompts."""
     import plotly.graph_objects as go
 
@@ -79,7 +76,7 @@ def trial_figure(trials: Sequence[Trial], front: Sequence[Trial], chosen: int | 
     figure.update_yaxes(title="refusals on harmful prompts", tickformat=".0%", range=[-0.04, 1.06])
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         axis.update(zeroline=False, title={"font": {"size": 13}})
-    groups: tuple[tuple[str, list[Trial], dict[str, Any]], ...] = (
+    groups: tuple[tuple[str, list[TrialScore], dict[str, Any]], ...] = (
         (
             "screened (refusals predicted)",
             [t for t in trials if t.state == "screened"],
@@ -98,7 +95,7 @@ def trial_figure(trials: Sequence[Trial], front: Sequence[Trial], chosen: int | 
     return figure
 
 
-def trial_row(trial: Trial, front: Sequence[Trial], chosen: int | None) -> dict[str, Any]:
+def trial_row(trial: TrialScore, front: Sequence[TrialScore], chosen: int | None) -> dict[str, Any]:
     """One trial as text."""
     marks = [mark for mark, holds in (("picked", trial.number == chosen), ("front", trial in front)) if holds]
     return {
@@ -128,7 +125,7 @@ def finalist_row(finalist: Finalist, chosen: int | None) -> dict[str, Any]:
     }
 
 
-def _points(trials: Sequence[Trial]) -> dict[str, Any]:
+def _points(trials: Sequence[TrialScore]) -> dict[str, Any]:
     return {
         "x": [None if t.kl is None else finite(max(t.kl, LEAST_KL)) for t in trials],
         "y": [finite(t.rate) for t in trials],
@@ -137,7 +134,7 @@ def _points(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def _hover(trial: Trial) -> str:
+def _hover(trial: TrialScore) -> str:
     """plotly reads a few tags in hover texts: all that comes from the file is escaped."""
     lines = [
         f"trial {trial.number}, {trial.state}",
@@ -147,15 +144,16 @@ def _hover(trial: Trial) -> str:
     return "<br>".join(html.escape(visible(clipped(line, 200))) for line in lines)
 
 
-def _refusals(trial: Trial) -> str:
-    if trial.rate is None:
-        return NOTHING
-    measured = trial.refusals is not None
-    found = trial.refusals if measured else trial.predicted_refusals
-    return f"{found}/{trial.n} refusals ({percent(trial.rate)}{'' if measured else ', predicted'})"
+def _refusals(trial: TrialScore) -> str:
+    if trial.refusals is not None:
+        faults = f", {trial.faults} answers broken" if trial.faults else ""
+        return f"{trial.refusals}/{trial.n} refusals ({percent(trial.refusals / trial.n)}{faults})"
+    if trial.predicted_refusals is not None:
+        return f"{trial.predicted_refusals}/{trial.n} refusals ({percent(trial.rate)}, predicted)"
+    return NOTHING
 
 
-def _edit(trial: Trial) -> str:
+def _edit(trial: TrialScore) -> str:
     parameters = trial.parameters
     guard = f" (α {parameters.alpha:g}, β {parameters.beta:g})" if parameters.rule == "guarded" else ""
     directions = f"{directions_name(parameters)} of {source_state(parameters)}"

@@ -1,7 +1,7 @@
 """Search for an edit: the space, the score of a trial, the study, the front."""
 
 from sombrero.search.front import pareto_front, rank_finalists
-from sombrero.search.objective import TrialBench, TrialScore
+from sombrero.search.objective import TrialBench
 from sombrero.search.space import BETAS, SearchSpace, make_space
 from sombrero.search.study import finished_scores, open_study, run_study
 
@@ -9,7 +9,6 @@ __all__ = [
     "BETAS",
     "SearchSpace",
     "TrialBench",
-    "TrialScore",
     "finished_scores",
     "make_space",
     "open_study",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sombrero.search.objective import TrialScore
+from sombrero.records import TrialScore
 
 PREDICTION_MARGIN = 0.1
 """The screening may be wrong by this share of the prompts, until the study itself shows more."""
@@ -13,7 +13,7 @@ PREDICTION_MARGIN = 0.1
 def pareto_front(scores: Sequence[TrialScore]) -> tuple[TrialScore, ...]:
     """Generated trials that no other one beats on refusals and KL together, by falling refusals."""
     generated = [s for s in scores if s.state == "generated"]
-    front = [s for s in generated if not any(_dominates(other, s) for other in generated)]
+    front = [s for s in generated if not any(other.dominates(s) for other in generated)]
     return tuple(sorted(front, key=lambda s: (-s.rate, _kl(s), s.number)))
 
 
@@ -52,12 +52,6 @@ def rank_finalists(scores: Sequence[TrialScore], target_rate: float, max_kl: flo
         return (1.0, score.rate, _kl(score), score.number)
 
     return tuple(sorted(pareto_front(scores), key=order))
-
-
-def _dominates(a: TrialScore, b: TrialScore) -> bool:
-    if (a.rate, _kl(a)) == (b.rate, _kl(b)):
-        return a.number < b.number
-    return a.rate <= b.rate and _kl(a) <= _kl(b)
 
 
 def _kl(score: TrialScore) -> float:

@@ -5,43 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
 from sombrero.edits import EditPlanner, live_edit
 from sombrero.evaluation import Detector, first_token_log_probs, generate, kl, refusal_log_odds
-from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Response
-
-
-@dataclass(frozen=True)
-class TrialScore:
-    """What a trial gave.
-
-    state ``generated``: refusals were counted on answers to all harmful search prompts; ``screened``: another trial is
-    better on both counts, by the forward pass alone or by the refusals counted before generation was stopped;
-    ``failed``: ``error`` says why. ``refusals`` counts among ``n`` prompts, None unless generated; ``faults`` counts
-    the answers that are empty or degenerate as far as they were generated: no compliance, so the search counts both;
-    ``predicted_refusals`` is the screening's count from the log-odds of the first token, or what was counted if that is
-    more; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
-    """
-
-    number: int
-    parameters: EditParameters
-    state: Literal["generated", "screened", "failed"]
-    n: int
-    refusals: int | None = None
-    predicted_refusals: int | None = None
-    log_odds: float | None = None
-    kl: float | None = None
-    error: str | None = None
-    faults: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Share of prompts that were not answered, refusals and faults: measured where it was, predicted otherwise."""
-        count = self.predicted_refusals if self.refusals is None else self.refusals + self.faults
-        return 1.0 if count is None else count / self.n
+from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Response, TrialScore
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from sombrero.errors import NumericalError, RunError
-from sombrero.records import EditParameters
+from sombrero.records import EditParameters, TrialScore
 from sombrero.search.front import beaten_at, may_enter_front
-from sombrero.search.objective import TrialBench, TrialScore, complete, screen
+from sombrero.search.objective import TrialBench, complete, screen
 from sombrero.search.space import SearchSpace
 
 OBJECTIVES = ("refusal_rate", "first_token_kl")

@@ -11,9 +11,8 @@ from sombrero import __version__
 from sombrero.checkpoints import MEASURED_LIVE, NOT_MEASURED, CardData, CardEffect, measured_effects, shell_name
 from sombrero.config import RunConfig
 from sombrero.evaluation import wilson
-from sombrero.records import Baseline, EditParameters, Effect, ModelEdit, Verification
+from sombrero.records import Baseline, EditParameters, Effect, ModelEdit, TrialScore, Verification
 from sombrero.run_folder import fingerprint
-from sombrero.search import TrialScore
 from sombrero.session import Session
 from sombrero.stages.summary import edit_rank, figures
 

@@ -25,8 +25,9 @@ from sombrero.records import (
     ModelHandle,
     Response,
     Subject,
+    TrialScore,
 )
-from sombrero.search import TrialBench, TrialScore, make_space, open_study, rank_finalists, run_study
+from sombrero.search import TrialBench, make_space, open_study, rank_finalists, run_study
 from sombrero.session import Session
 
 

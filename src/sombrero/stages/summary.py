@@ -16,9 +16,9 @@ from sombrero.records import (
     ModelEdit,
     ModelHandle,
     Proportion,
+    TrialScore,
     Verification,
 )
-from sombrero.search import TrialScore
 
 FORMAT = 1
 

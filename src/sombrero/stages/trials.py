@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from sombrero.progress import Progress
+from sombrero.records import TrialScore
 from sombrero.run_folder import write_bytes
-from sombrero.search import TrialScore
 
 _scores = TypeAdapter(tuple[TrialScore, ...])
 

@@ -1,0 +1,67 @@
+"""A loaded model, its writers, and the proof that they are all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+WriterKind = Literal["attention", "mlp"]
+
+
+Layout = Literal["linear", "conv1d"]
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """A loaded model. ``folder`` holds its checkpoint files; ``source`` is what the user named."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    folder: Path
+    revision: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be sent."""
+        return next(self.model.get_input_embeddings().parameters()).device
+
+
+Subject = Callable[[], AbstractContextManager[ModelHandle]]
+"""A model under measurement: entering it gives a handle which behaves as that model (base, live-edited or baked)."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One module that adds ``y = W x + b`` to the residual stream in one layer.
+
+    ``weight_name`` and ``bias_name`` are the names of its tensors in the checkpoint. ``layout`` says how the weight is
+    stored: ``linear`` is ``(d, d_in)``, ``conv1d`` is ``(d_in, d)``.
+    """
+
+    name: str
+    layer: int
+    kind: WriterKind
+    module_path: str
+    weight_name: str
+    bias_name: str | None
+    layout: Layout
+    d_in: int
+    d_out: int
+
+
+@dataclass(frozen=True)
+class LayerAccounting:
+    """How well the covered writers explain one layer: ``max |sum of writers - (h_{l+1} - h_l)|`` over its scale."""
+
+    layer: int
+    relative_error: float
+    writers: tuple[str, ...]
