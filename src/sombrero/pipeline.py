@@ -30,7 +30,7 @@ from sombrero.records import (
     Verification,
 )
 from sombrero.reports import write_figures, write_report
-from sombrero.run_folder import RunFolder, fingerprint, write_bytes, write_json
+from sombrero.run_folder import RunFolder, fingerprint, peak_rss_bytes, write_bytes, write_json
 from sombrero.search import BETAS
 from sombrero.session import Session
 from sombrero.stages import baking, controls, layers, mapping, searching
@@ -38,7 +38,7 @@ from sombrero.stages.controls import DIRECTION_SETS, EDITED, Controls
 from sombrero.stages.log_odds import PromptLogOdds, measure_log_odds
 from sombrero.stages.provenance import card_data, provenance
 from sombrero.stages.quality import judge_map
-from sombrero.stages.summary import peak_rss_bytes, summarize
+from sombrero.stages.summary import summarize
 from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.states import load_states, save_states, shard_path
 from sombrero.tensor_records import load_edit, load_record, save_edit, save_record

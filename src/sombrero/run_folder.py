@@ -10,7 +10,9 @@ import errno
 import hashlib
 import json
 import platform
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +80,7 @@ class RunFolder:
                 self._manifest["stages"][name] = {
                     "hash": key,
                     "seconds": round(time.monotonic() - started, 3),
+                    "peak_rss_bytes": peak_rss_bytes(),
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
                 self.write_manifest()
@@ -144,6 +147,12 @@ def fingerprint(value: object) -> str:
     """sha256 of a JSON-able value."""
     text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -89,6 +89,7 @@ def map_quality(found: RefusalMap) -> MapQuality:
         cosine=0.5 + share / 2,
         candidates=sizes,
         held_out_error=falling,
+        reference_error=falling + 0.5,
         strength=torch.exp(-(sizes - 1.0)[None] / (2.0 * chosen[:, None])).clamp(0, 1),
         chosen=chosen,
         chosen_low=(chosen - 1).clamp_min(1),

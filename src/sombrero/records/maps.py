@@ -79,10 +79,11 @@ class MapQuality:
     cosine of matched units, each less the mean of its codebook.
 
     candidates ``(S,)`` int64, the numbers of units that were tried, from 1 up; held_out_error ``(L + 1, S)`` float32,
-    the quantization error of samples that the map was not trained on; strength ``(L + 1, S)`` float32, the prediction
-    strength (Tibshirani & Walther 2005). chosen, chosen_low, chosen_high ``(L + 1,)`` int64: the number of units that
-    the harmful samples support, with the 95% interval over resamples; control ``(L + 1,)`` int64: the same for as many
-    harmless samples, whose structure cannot be refusal.
+    the quantization error of samples that the map was not trained on; reference_error likewise, of a single Gaussian
+    with the same mean and covariance; strength ``(L + 1, S)`` float32, the prediction strength (Tibshirani & Walther
+    2005). chosen, chosen_low, chosen_high ``(L + 1,)`` int64: the number of units that the harmful samples support,
+    with the 95% interval over resamples; control ``(L + 1,)`` int64: the same for as many harmless samples, whose
+    structure cannot be refusal.
     """
 
     trustworthiness: torch.Tensor
@@ -91,6 +92,7 @@ class MapQuality:
     cosine: torch.Tensor
     candidates: torch.Tensor
     held_out_error: torch.Tensor
+    reference_error: torch.Tensor
     strength: torch.Tensor
     chosen: torch.Tensor
     chosen_low: torch.Tensor

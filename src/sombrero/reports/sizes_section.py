@@ -53,6 +53,10 @@ def sizes_figure(found: MapQuality, shown: int) -> Figure:
     figure = make_subplots(rows=3, cols=1, vertical_spacing=0.14, subplot_titles=titles)
     figure.update_layout(base_layout(HEIGHT), hovermode="closest", legend={"y": 1.05}, margin={"t": 92})
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
+    reference = plotted(found.reference_error[shown].tolist())
+    name = "one Gaussian of the same spread"
+    dots = {"color": GREY, "dash": "dot"}
+    figure.add_scatter(x=found.candidates.tolist(), y=reference, mode="lines", line=dots, name=name, row=1, col=1)
     _add_by_size(figure, found, shown, found.held_out_error, GREEN, 1)
     _add_by_size(figure, found, shown, found.strength, BLUE, 2)
     _add_choices(figure, found)

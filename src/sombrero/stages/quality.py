@@ -42,6 +42,7 @@ def judge_map(
         cosine=stability.cosine,
         candidates=sizes.candidates,
         held_out_error=sizes.held_out_error,
+        reference_error=sizes.reference_error,
         strength=sizes.strength,
         chosen=sizes.chosen,
         chosen_low=sizes.chosen_low,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -100,9 +98,3 @@ def describe_edit(parameters: EditParameters, edit: ModelEdit) -> dict[str, Any]
 def edit_rank(edit: ModelEdit) -> int:
     """The largest rank of the edit at any writer."""
     return max((low_rank.V.shape[1] for low_rank in edit.values()), default=0)
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident set of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -23,8 +23,14 @@ def draw_grid_size(run: RunFiles) -> Picture:
     figure = sheet(12.0, 5.5, "How many directions does refusal have here?", describe(found, shown))
     sizes: list[int] = found.candidates.tolist()
     error = place(figure, 0.85, 1.45, 4.1, 1.5)
-    error.plot(sizes, found.held_out_error[shown].tolist(), color=GREEN, marker="o", markersize=4)
-    error.set_title("Quantization error of held-out prompts")
+    error.plot(
+        sizes, found.held_out_error[shown].tolist(), color=GREEN, marker="o", markersize=4, label="harmful prompts"
+    )
+    error.plot(
+        sizes, found.reference_error[shown].tolist(), color=GREY, linestyle=":", label="one Gaussian of their spread"
+    )
+    error.set_title("Quantization error of held-out prompts", pad=22)
+    error.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.97), ncols=2, columnspacing=1.2, handlelength=1.4)
     strength = place(figure, 0.85, 3.4, 4.1, 1.5)
     strength.plot(sizes, found.strength[shown].tolist(), color=BLUE, marker="s", markersize=4)
     strength.set_title("Prediction strength")
@@ -36,7 +42,8 @@ def draw_grid_size(run: RunFiles) -> Picture:
         axes.set_xticks(sizes, [str(size) for size in sizes] if axes is strength else [])
         axes.minorticks_off()
     _draw_choices(place(figure, 5.85, 1.55, 5.8, 3.35), found, shown)
-    columns = ("state", "chosen", "chosen_low", "chosen_high", "chosen_harmless", "units", "held_out_error", "strength")
+    choice = ("chosen", "chosen_low", "chosen_high", "chosen_harmless")
+    columns = ("state", *choice, "units", "held_out_error", "reference_error", "strength")
     return Picture(figure, columns, _rows(found))
 
 
@@ -87,6 +94,6 @@ def _rows(found: MapQuality) -> list[tuple[Cell, ...]]:
         parts = (found.chosen, found.chosen_low, found.chosen_high, found.control)
         choice = [int(part[state]) for part in parts]
         for i, size in enumerate(found.candidates.tolist()):
-            error, strength = float(found.held_out_error[state, i]), float(found.strength[state, i])
-            rows.append((state, *choice, size, finite(error, 6), finite(strength, 6)))
+            figures = (found.held_out_error, found.reference_error, found.strength)
+            rows.append((state, *choice, size, *(finite(float(figure[state, i]), 6) for figure in figures)))
     return rows
