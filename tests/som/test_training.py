@@ -9,12 +9,21 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from sombrero.som import Lattice, SelfOrganizingMap, fit_layers
+from sombrero.som.batch import batch
+from sombrero.som.neighbourhoods import cluster_weights
+from sombrero.som.online import online_in_features, online_in_rows, online_schedule
+from sombrero.som.quality import hit_counts
 from sombrero.som.relocation import arrange
 from sombrero.som.spaces import FeatureSpace, GramSpace, gram_matrix
-from sombrero.som.training import Training, batch, online_in_features, online_in_rows, online_schedule, unit_weights
+from sombrero.som.training import Training
 from tests.som.samples import clustered, isotropic
 
 LATTICES = ["hexagonal", "rectangular"]
+
+
+def chosen(index: NDArray[np.int64], n: int) -> torch.Tensor:
+    """Weights of units that are samples, for one layer ``(1, m, n)``."""
+    return torch.eye(n, dtype=torch.float64)[index][None]
 
 
 def written_out(samples: NDArray[np.float64], units: NDArray[np.float64], order: list[int], training: Training):  # type: ignore[no-untyped-def]
@@ -40,7 +49,7 @@ def test_online_follows_the_equations_in_features_and_in_rows(lattice: str, sigm
     expected = written_out(samples, samples[start], order.tolist(), training)
     schedule, layer = online_schedule(training, np.arange(800)), torch.from_numpy(samples)
     features = online_in_features(layer[None], layer[None, start], order, schedule, training)[0]
-    weights = online_in_rows(gram_matrix(layer)[None], torch.from_numpy(start), order, schedule, training)[0]
+    weights = online_in_rows(gram_matrix(layer)[None], chosen(start, len(samples)), order, schedule, training)[0]
     np.testing.assert_allclose(features, expected, atol=1e-10)
     np.testing.assert_allclose(weights @ layer, expected, atol=1e-10)
 
@@ -57,8 +66,8 @@ def test_online_follows_minisom(lattice: str) -> None:
     training = Training(Lattice(3, 4, lattice), "online", n_steps=steps)
     schedule = online_schedule(training, np.arange(steps))
     layer = torch.from_numpy(samples)
-    features = online_in_features(layer[None], torch.from_numpy(units).float()[None], order, schedule, training)[0]
-    weights = online_in_rows(gram_matrix(layer)[None], torch.from_numpy(start), order, schedule, training)[0]
+    features = online_in_features(layer[None], torch.from_numpy(units)[None], order, schedule, training)[0]
+    weights = online_in_rows(gram_matrix(layer)[None], chosen(start, len(samples)), order, schedule, training)[0]
     for t, i in enumerate(order):
         theirs.update(samples[i], theirs.winner(samples[i]), t, steps)
     expected = theirs.get_weights().transpose(1, 0, 2).reshape(12, 200)
@@ -81,13 +90,14 @@ def test_batch_weights_are_the_neighbourhood_average() -> None:
     squared = torch.from_numpy(training.lattice.squared_distances)
     best = torch.tensor([[0, 0, 1, 3, 5, 5, 5]])
     g = torch.exp(-squared / (2 * 0.8**2))[:, best[0]]
-    members = unit_weights(best, 0.8, squared)
+    members = cluster_weights("gaussian", hit_counts(best, 6), squared, 0.8)
     torch.testing.assert_close(members[0][:, best[0]], g / g.sum(dim=1, keepdim=True))
 
 
-def test_an_empty_unit_is_an_average_at_any_width() -> None:
+@pytest.mark.parametrize("name", ["gaussian", "bubble"])
+def test_an_empty_unit_is_an_average_at_any_width(name: str) -> None:
     squared = torch.from_numpy(Lattice(1, 4, "rectangular").squared_distances)
-    members = unit_weights(torch.tensor([[0, 0, 3, 3]]), 1e-3, squared)
+    members = cluster_weights(name, torch.tensor([[2, 0, 0, 2]]), squared, 1e-3)
     assert torch.isfinite(members).all()
     torch.testing.assert_close(members[0] @ torch.tensor([2.0, 0, 0, 2.0]).double(), torch.ones(4).double())
     assert members[0, 1].tolist() == [0.5, 0.0, 0.0, 0.0]
@@ -97,7 +107,7 @@ def test_rows_and_features_train_the_same_map() -> None:
     samples = torch.from_numpy(clustered(60, 90, seed=4)[0]).double()[None]
     samples -= samples.mean(dim=1, keepdim=True)
     training = Training(Lattice(3, 3))
-    start = torch.arange(9)
+    start = chosen(np.arange(9), 60)
     in_rows = batch(GramSpace(gram_matrix(samples[0])[None]), start, training)
     in_features = batch(FeatureSpace(samples), start, training)
     assert torch.equal(in_rows[1], in_features[1])

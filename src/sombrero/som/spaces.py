@@ -18,9 +18,17 @@ import torch
 _GRAM_BLOCK = 512
 """Features in one product of the Gram matrix: short enough that no thread splits it, so that it is reproducible."""
 
+_NO_WIDTH = 1e-6
+"""Principal directions that are narrower than the widest by this factor hold rounding alone."""
+
 
 class Space(Protocol):
-    """Squared distances between samples, and from samples to weighted means of samples."""
+    """Squared distances between samples, and from samples to weighted means of samples.
+
+    norms ``(L, n)``: squared lengths of the samples, in the dtype and on the device of the distances.
+    """
+
+    norms: torch.Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -33,6 +41,14 @@ class Space(Protocol):
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
+        ...
+
+    def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
+        ...
+
+    def principal_axes(self, k: int) -> torch.Tensor:
+        """Unit scores ``a (L, n, k)``: ``X^T a`` is a principal direction times its singular value, widest first."""
         ...
 
 
@@ -73,13 +89,27 @@ class GramSpace:
         own = self.norms.gather(1, index)
         return (own[..., None] + self.norms[:, None] - 2.0 * rows).clamp_(min=0.0)
 
+    def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
+        products = weights @ self.gram
+        lengths = (products * weights).sum(dim=2)
+        return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+
+    def principal_axes(self, k: int) -> torch.Tensor:
+        """Unit scores ``a (L, n, k)``: ``X^T a`` is a principal direction times its singular value, widest first."""
+        return _signed(torch.linalg.eigh(self.gram).eigenvectors[..., -k:].flip(2))
+
 
 class FeatureSpace:
-    """Distances from the centred samples, ``samples (L, n, d)``."""
+    """Distances from the centred samples, ``samples (L, n, d)``.
 
-    def __init__(self, samples: torch.Tensor) -> None:
+    norms ``(L, n)``: their squared lengths; give them where samples are only the part of each that lies in a subspace,
+    and distances are those of the whole sample to points in the subspace.
+    """
+
+    def __init__(self, samples: torch.Tensor, norms: torch.Tensor | None = None) -> None:
         self.samples = samples
-        self.norms = samples.square().sum(dim=2)
+        self.norms = samples.square().sum(dim=2) if norms is None else norms
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,6 +123,22 @@ class FeatureSpace:
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
         return self._to_points(_rows(self.samples, index))
+
+    def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
+        return self._to_points(weights @ self.samples)
+
+    def principal_axes(self, k: int) -> torch.Tensor:
+        """Unit scores ``a (L, n, k)``: ``X^T a`` is a principal direction times its singular value, widest first."""
+        n, d = self.samples.shape[1:]
+        if n <= d:
+            return GramSpace(self.samples @ self.samples.mT).principal_axes(k)
+        squares, directions = torch.linalg.eigh(self.samples.mT @ self.samples)
+        directions = directions[..., -k:].flip(2)
+        widths = squares[..., -k:].flip(1).clamp(min=0.0).sqrt()
+        scores = self.samples @ directions
+        scores = scores / torch.where(widths > _NO_WIDTH * widths[:, :1], widths, float("inf"))[:, None]
+        return _signed(torch.nn.functional.pad(scores, (0, k - scores.shape[2])))
 
     def _to_points(self, points: torch.Tensor) -> torch.Tensor:
         products = points @ self.samples.mT
@@ -122,6 +168,21 @@ def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
     for block in samples.split(_GRAM_BLOCK, dim=1):
         gram += block @ block.mT
     return gram
+
+
+def principal_directions(gram: torch.Tensor, samples: torch.Tensor, k: int) -> torch.Tensor:
+    """The at most k widest principal directions ``(d, <= k)`` of samples ``(s, d)`` with inner products ``gram``."""
+    squares, scores = torch.linalg.eigh(gram)
+    squares, scores = squares[-k:], scores[:, -k:]
+    wide = squares > _NO_WIDTH * squares[-1].clamp(min=torch.finfo(squares.dtype).tiny)
+    directions: torch.Tensor = samples.mT @ (scores[:, wide] / squares[wide].sqrt()).to(samples.dtype)
+    return directions
+
+
+def _signed(axes: torch.Tensor) -> torch.Tensor:
+    """Each column with its largest entry positive: an eigenvector's sign is arbitrary."""
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    return axes * torch.where(largest < 0.0, -1.0, 1.0)
 
 
 def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
