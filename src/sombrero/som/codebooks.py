@@ -2,7 +2,7 @@
 
 Few samples are mapped exactly, from their inner products. Of many, two candidates are made: a map of a subset, exactly;
 and a map of a larger pool in the subspace of its widest directions, which follows structure where the subset follows
-noise. Whichever represents the pool better goes on; epochs over all samples follow.
+noise. A few epochs over all samples follow, and whichever represents them better is the map.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from sombrero.som.spaces import (
     cluster_sums,
     gram_matrix,
     precise_dtype,
-    principal_directions,
     weighted_means,
+    widest_directions,
 )
 from sombrero.som.training import Draws, Training
 
-PRINCIPAL_FEATURES = 64
+PRINCIPAL_FEATURES = 32
 """Directions of the subspace that a pool is mapped in, or as many as there are units."""
-FULL_EPOCHS = 2
 STEPS_AT_ONCE = 1024
 """Online steps whose samples are read together."""
 
@@ -43,14 +42,21 @@ def batch_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -
     n, d = layers[0].shape
     chosen = [rows.take(draws.subset) for rows in layers]
     space = _exact_space(chosen)
-    codebooks = _codebooks(space, chosen, draws.start, draws, training)
+    members, best = _trained(space, draws.start, draws, training)
+    codebooks = [weighted_means(rows[None], members[[i]], best[[i]])[0] for i, rows in enumerate(chosen)]
     if len(draws.subset) == n:
         return codebooks
-    pools = [rows.take(draws.pool) for rows in layers]
-    if isinstance(space, GramSpace) and d > PRINCIPAL_FEATURES:
-        others = _codebooks(_principal_space(space, chosen, pools, training), pools, draws.pool_start, draws, training)
-        codebooks = [_better(*candidates, training) for candidates in zip(pools, codebooks, others, strict=True)]
-    return [_settled(rows, codebook, training) for rows, codebook in zip(layers, codebooks, strict=True)]
+    candidates = [
+        [_epoch(rows.blocks(), units[None], training)[0]] for rows, units in zip(layers, codebooks, strict=True)
+    ]
+    if d > PRINCIPAL_FEATURES:
+        grams = space.gram if isinstance(space, GramSpace) else [gram_matrix(rows) for rows in chosen]
+        k = max(PRINCIPAL_FEATURES, training.lattice.n_units)
+        directions = [widest_directions(gram, rows, k) for gram, rows in zip(grams, chosen, strict=True)]
+        members, best = _trained(_subspace(layers, directions, draws.pool), draws.pool_start, draws, training)
+        for layer, rows in enumerate(layers):
+            candidates[layer].append(_means(rows, draws.pool, members[layer], best[layer])[None])
+    return [_settled(rows, torch.cat(units), training) for rows, units in zip(layers, candidates, strict=True)]
 
 
 def online_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:
@@ -82,15 +88,10 @@ def initial_codebook(rows: LayerRows, training: Training, draws: Draws) -> torch
     return weights[0] @ samples[0].to(weights.dtype)
 
 
-def _codebooks(
-    space: Space, samples: list[torch.Tensor], start: NDArray[np.int64], draws: Draws, training: Training
-) -> list[torch.Tensor]:
-    """Codebooks ``(m, d)`` of all samples ``(s, d)`` of space, by the batch rule."""
-    weights = initial_weights(space, start, draws.uniform, training, space.norms)
-    members, best = batch(space, weights, training)
-    return [
-        weighted_means(rows[None], members[layer, None], best[layer, None])[0] for layer, rows in enumerate(samples)
-    ]
+def _trained(
+    space: Space, start: NDArray[np.int64], draws: Draws, training: Training
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return batch(space, initial_weights(space, start, draws.uniform, training, space.norms), training)
 
 
 def _exact_space(samples: list[torch.Tensor]) -> GramSpace | FeatureSpace:
@@ -100,33 +101,31 @@ def _exact_space(samples: list[torch.Tensor]) -> GramSpace | FeatureSpace:
     return FeatureSpace(torch.stack(samples).to(precise_dtype(samples[0].device)))
 
 
-def _principal_space(
-    space: GramSpace, subset: list[torch.Tensor], pools: list[torch.Tensor], training: Training
-) -> FeatureSpace:
-    """Pools ``(p, d)`` in the widest directions of their subsets, whose inner products space has."""
-    k = max(PRINCIPAL_FEATURES, training.lattice.n_units)
+def _subspace(layers: list[LayerRows], directions: list[torch.Tensor], pool: NDArray[np.int64]) -> FeatureSpace:
+    """A pool of each layer along its orthonormal directions ``(d, <= k)``."""
+    k = max(found.shape[1] for found in directions)
     seen, norms = [], []
-    for layer, (chosen, pool) in enumerate(zip(subset, pools, strict=True)):
-        found = pool @ principal_directions(space.gram[layer], chosen, k)
-        seen.append(torch.nn.functional.pad(found, (0, k - found.shape[1])).to(space.gram.dtype))
-        norms.append(torch.linalg.vector_norm(pool, dim=1).to(space.gram.dtype).square())
-    return FeatureSpace(torch.stack(seen), torch.stack(norms))
+    for rows, found in zip(layers, directions, strict=True):
+        basis = torch.nn.functional.pad(found, (0, k - found.shape[1]))
+        blocks = [(block @ basis, torch.linalg.vector_norm(block, dim=1)) for block in rows.blocks(pool)]
+        seen.append(torch.cat([projected for projected, _ in blocks]))
+        norms.append(torch.cat([lengths for _, lengths in blocks]))
+    precise = precise_dtype(layers[0].device)
+    return FeatureSpace(torch.stack(seen).to(precise), torch.stack(norms).to(precise).square())
 
 
-def _better(pool: torch.Tensor, one: torch.Tensor, other: torch.Tensor, training: Training) -> torch.Tensor:
-    """Of two codebooks, each after an epoch over the pool ``(p, d)``, the one with the lower quantization error."""
-    blocks = pool.split(BLOCK_ROWS)
-    codebooks, _ = _epoch(blocks, torch.stack([one, other]), training)
-    _, errors = _epoch(blocks, codebooks, training)
-    return codebooks[int(errors[1] < errors[0])]
+def _means(rows: LayerRows, pool: NDArray[np.int64], members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """The codebook ``(m, d)`` of a pool of one layer, by the weights and clusters of ``batch``."""
+    sums = torch.zeros(len(members), rows.shape[1], dtype=members.dtype, device=members.device)
+    for block, own in zip(rows.blocks(pool), best.split(BLOCK_ROWS), strict=True):
+        sums += cluster_sums(block[None], own[None], len(members))[0]
+    return (members @ sums).to(rows.dtype)
 
 
-def _settled(rows: LayerRows, codebook: torch.Tensor, training: Training) -> torch.Tensor:
-    """The codebook ``(m, d)`` after a few epochs at the final sigma over all samples."""
-    codebooks = codebook[None]
-    for _ in range(FULL_EPOCHS):
-        codebooks, _ = _epoch(rows.blocks(), codebooks, training)
-    return codebooks[0]
+def _settled(rows: LayerRows, candidates: torch.Tensor, training: Training) -> torch.Tensor:
+    """Of candidate codebooks ``(c, m, d)`` the one with the least quantization error, after one more epoch."""
+    codebooks, errors = _epoch(rows.blocks(), candidates, training)
+    return codebooks[int(errors.argmin())]
 
 
 def _epoch(
@@ -144,7 +143,7 @@ def _epoch(
         nearest, best = scores.min(dim=2)
         norms = torch.linalg.vector_norm(block, dim=1).square()
         lengths += (nearest + norms[:, None]).clamp_(min=0.0).sqrt().sum(dim=0, dtype=precise)
-        sums += cluster_sums(block.expand(n_maps, -1, -1), best.mT, n_units)
+        sums += torch.cat([cluster_sums(block[None], own[None], n_units) for own in best.mT])
         hits += torch.nn.functional.one_hot(best, n_units).sum(dim=0)
         n += len(block)
     weights = training.cluster_weights(hits, training.distances(sums), final_sigma(training))

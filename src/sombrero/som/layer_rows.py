@@ -43,9 +43,16 @@ class LayerRows:
         """float32 or float64."""
         return self.mean.dtype
 
-    def blocks(self) -> Iterator[torch.Tensor]:
-        """All centred samples in order, ``(<= BLOCK_ROWS, d)`` at a time; each block is good until the next."""
+    def blocks(self, index: NDArray[np.int64] | None = None) -> Iterator[torch.Tensor]:
+        """Centred samples in order, ``(<= BLOCK_ROWS, d)`` at a time; each block is good until the next.
+
+        All of them, or those of an ascending index.
+        """
         n, d = self.shape
+        if index is not None and len(index) < n:
+            for start in range(0, len(index), BLOCK_ROWS):
+                yield self.take(index[start : start + BLOCK_ROWS])
+            return
         if self.resident is not None:
             yield from self.resident.split(BLOCK_ROWS)
             return
@@ -69,13 +76,14 @@ def load_layers(hidden: Hidden, layers: slice, device: torch.device, keep: bool)
     dtype = working_dtype(hidden.dtype, device)
     numbers = range(layers.start, layers.stop)
     rows = [torch.empty(n if keep else min(n, BLOCK_ROWS), d, dtype=dtype, device=device) for _ in numbers]
+    ones = torch.ones(BLOCK_ROWS, dtype=dtype, device=device)
     sums = [torch.zeros(d, dtype=precise_dtype(device), device=device) for _ in numbers]
     for start in range(0, n, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, n)
         blocks = [one[start:stop] if keep else one[: stop - start] for one in rows]
         hidden.copy_rows(slice(start, stop), layers, blocks)
         for total, block in zip(sums, blocks, strict=True):
-            total += block.sum(dim=0, dtype=total.dtype)
+            total += (ones[: len(block)] @ block).to(total.dtype)  # a product is several times faster than a sum
     loaded = []
     for layer, total, samples in zip(numbers, sums, rows, strict=True):
         mean = (total / n).to(dtype)

@@ -20,6 +20,7 @@ _GRAM_BLOCK = 512
 
 _NO_WIDTH = 1e-6
 """Principal directions that are narrower than the widest by this factor hold rounding alone."""
+_POWER_ITERATIONS = 3
 
 
 class Space(Protocol):
@@ -85,7 +86,7 @@ class GramSpace:
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        rows = _rows(self.gram, index)
+        rows = rows_at(self.gram, index)
         own = self.norms.gather(1, index)
         return (own[..., None] + self.norms[:, None] - 2.0 * rows).clamp_(min=0.0)
 
@@ -122,7 +123,7 @@ class FeatureSpace:
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        return self._to_points(_rows(self.samples, index))
+        return self._to_points(rows_at(self.samples, index))
 
     def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
@@ -170,12 +171,19 @@ def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
     return gram
 
 
-def principal_directions(gram: torch.Tensor, samples: torch.Tensor, k: int) -> torch.Tensor:
-    """The at most k widest principal directions ``(d, <= k)`` of samples ``(s, d)`` with inner products ``gram``."""
-    squares, scores = torch.linalg.eigh(gram)
-    squares, scores = squares[-k:], scores[:, -k:]
-    wide = squares > _NO_WIDTH * squares[-1].clamp(min=torch.finfo(squares.dtype).tiny)
-    directions: torch.Tensor = samples.mT @ (scores[:, wide] / squares[wide].sqrt()).to(samples.dtype)
+def widest_directions(gram: torch.Tensor, samples: torch.Tensor, k: int) -> torch.Tensor:
+    """Orthonormal directions ``(d, <= k)`` that span about the k widest of samples ``(s, d)``, ``gram`` their products.
+
+    A subspace iteration from k of the samples (Halko, Martinsson & Tropp 2011, algorithm 4.4): all eigenvectors of gram
+    would cost more than the rest of a map. Fewer than k where the samples span fewer.
+    """
+    scores = gram[:, torch.linspace(0, len(gram) - 1, min(k, len(gram)), device=gram.device).long()]
+    for _ in range(_POWER_ITERATIONS):
+        scores = gram @ torch.linalg.qr(scores).Q
+    scores = torch.linalg.qr(scores).Q
+    squares, turn = torch.linalg.eigh(scores.mT @ gram @ scores)
+    wide = squares > _NO_WIDTH**2 * squares[-1].clamp(min=torch.finfo(squares.dtype).tiny)
+    directions: torch.Tensor = samples.mT @ (scores @ (turn[:, wide] / squares[wide].sqrt())).to(samples.dtype)
     return directions
 
 
@@ -185,6 +193,6 @@ def _signed(axes: torch.Tensor) -> torch.Tensor:
     return axes * torch.where(largest < 0.0, -1.0, 1.0)
 
 
-def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def rows_at(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """``table (L, n, k)`` at ``index (L, r)``, ``(L, r, k)``."""
     return table[torch.arange(len(table), device=table.device)[:, None], index]

@@ -25,7 +25,8 @@ SUBSET_PER_UNIT = 16
 """More samples than both allow are first mapped by a random subset; epochs over all of them follow."""
 MOST_SUBSET = 2048
 """Units beyond this many sixteenths share a subset: inner products of more samples would take too much memory."""
-POOL_PER_SUBSET = 2
+LARGEST_POOL = 4096
+"""Samples that a map in the subspace of the widest directions is made of."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,9 @@ class Training:
 class Draws:
     """Everything random in a training.
 
-    subset ``(s,)``: the samples, in ascending order, that a map of many samples begins with. pool ``(p,)``: the samples
-    that its candidates are compared on, subset among them. start and pool_start ``(m,)``: the first units, distinct
-    positions in subset and in pool. order ``(T,)``: the sample of each online step. uniform ``(m, t)``: in [0, 1), for
-    the t trials of each unit of k-means++.
+    subset ``(s,)`` and pool ``(p,)``: ascending samples, all of them or what maps of many samples begin with (see
+    ``codebooks``). start and pool_start ``(m,)``: the first units, distinct positions in subset and in pool. order
+    ``(T,)``: the sample of each online step. uniform ``(m, t)``: in [0, 1), for the t trials of each unit of k-means++.
     """
 
     subset: NDArray[np.int64]
@@ -102,7 +102,7 @@ def draw(n_samples: int, training: Training, generator: np.random.RandomState) -
     n_units = training.lattice.n_units
     shuffled = generator.permutation(n_samples)
     size = max(LARGEST_SUBSET, min(SUBSET_PER_UNIT * n_units, MOST_SUBSET), n_units)
-    subset, pool = np.sort(shuffled[:size]), np.sort(shuffled[: POOL_PER_SUBSET * size])
+    subset, pool = np.sort(shuffled[:size]), np.sort(shuffled[: max(LARGEST_POOL, size)])
     start = generator.permutation(len(subset))[:n_units]
     pool_start = generator.permutation(len(pool))[:n_units]
     trials = 2 + int(np.log(n_units))  # as many as scikit-learn's k-means++ makes
