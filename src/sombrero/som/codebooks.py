@@ -1,13 +1,12 @@
 """The codebooks of some layers, by either rule, in whichever space is least work and takes bounded memory.
 
-Few samples are mapped exactly, from their inner products. Of many, two candidates are made: a map of a subset, exactly;
-and a map of a larger pool in the subspace of its widest directions, which follows structure where the subset follows
-noise. A few epochs over all samples follow, and whichever represents them better is the map.
+Few samples are mapped exactly, from their inner products. Of many there are two candidates: the map of a subset,
+exactly; and the map of a larger pool in the subspace of its widest directions, which follows structure where the
+subset follows noise. Where it is not clear beforehand, both are made. An epoch or two over all samples follow, and the
+one with the lower quantization error is the map.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from sombrero.som.hidden import BLOCK_ROWS
 from sombrero.som.initialization import initial_weights
 from sombrero.som.layer_rows import LayerRows
 from sombrero.som.online import online_in_features, online_in_rows, online_schedule
-from sombrero.som.quality import relative_scores
+from sombrero.som.quality import hit_counts, relative_scores
 from sombrero.som.spaces import (
     FeatureSpace,
     GramSpace,
@@ -33,30 +32,22 @@ from sombrero.som.training import Draws, Training
 
 PRINCIPAL_FEATURES = 32
 """Directions of the subspace that a pool is mapped in, or as many as there are units."""
+NO_STRUCTURE, CLEAR_STRUCTURE = 0.01, 0.2
+"""Of the squared lengths, beyond chance, the share in that subspace up to which it, or from which the subset is not
+tried."""
+FEWEST_OUTSIDE = 256
+"""Samples beyond the subset that this share is measured on; with fewer, both are tried."""
 STEPS_AT_ONCE = 1024
 """Online steps whose samples are read together."""
 
 
 def batch_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:
     """Centred codebooks ``(m, d)`` by the batch rule."""
-    n, d = layers[0].shape
-    chosen = [rows.take(draws.subset) for rows in layers]
-    space = _exact_space(chosen)
-    members, best = _trained(space, draws.start, draws, training)
-    codebooks = [weighted_means(rows[None], members[[i]], best[[i]])[0] for i, rows in enumerate(chosen)]
-    if len(draws.subset) == n:
-        return codebooks
-    candidates = [
-        [_epoch(rows.blocks(), units[None], training)[0]] for rows, units in zip(layers, codebooks, strict=True)
-    ]
-    if d > PRINCIPAL_FEATURES:
-        grams = space.gram if isinstance(space, GramSpace) else [gram_matrix(rows) for rows in chosen]
-        k = max(PRINCIPAL_FEATURES, training.lattice.n_units)
-        directions = [widest_directions(gram, rows, k) for gram, rows in zip(grams, chosen, strict=True)]
-        members, best = _trained(_subspace(layers, directions, draws.pool), draws.pool_start, draws, training)
-        for layer, rows in enumerate(layers):
-            candidates[layer].append(_means(rows, draws.pool, members[layer], best[layer])[None])
-    return [_settled(rows, torch.cat(units), training) for rows, units in zip(layers, candidates, strict=True)]
+    if len(draws.subset) < layers[0].shape[0]:
+        return [_codebook_of_many(rows, training, draws) for rows in layers]
+    samples = [rows.take(draws.subset) for rows in layers]
+    members, best = _trained(_exact_space(samples), draws.start, draws, training)
+    return [weighted_means(rows[None], members[[i]], best[[i]])[0] for i, rows in enumerate(samples)]
 
 
 def online_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:
@@ -101,50 +92,69 @@ def _exact_space(samples: list[torch.Tensor]) -> GramSpace | FeatureSpace:
     return FeatureSpace(torch.stack(samples).to(precise_dtype(samples[0].device)))
 
 
-def _subspace(layers: list[LayerRows], directions: list[torch.Tensor], pool: NDArray[np.int64]) -> FeatureSpace:
-    """A pool of each layer along its orthonormal directions ``(d, <= k)``."""
-    k = max(found.shape[1] for found in directions)
-    seen, norms = [], []
-    for rows, found in zip(layers, directions, strict=True):
-        basis = torch.nn.functional.pad(found, (0, k - found.shape[1]))
-        blocks = [(block @ basis, torch.linalg.vector_norm(block, dim=1)) for block in rows.blocks(pool)]
-        seen.append(torch.cat([projected for projected, _ in blocks]))
-        norms.append(torch.cat([lengths for _, lengths in blocks]))
-    precise = precise_dtype(layers[0].device)
-    return FeatureSpace(torch.stack(seen).to(precise), torch.stack(norms).to(precise).square())
-
-
-def _means(rows: LayerRows, pool: NDArray[np.int64], members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    """The codebook ``(m, d)`` of a pool of one layer, by the weights and clusters of ``batch``."""
-    sums = torch.zeros(len(members), rows.shape[1], dtype=members.dtype, device=members.device)
-    for block, own in zip(rows.blocks(pool), best.split(BLOCK_ROWS), strict=True):
-        sums += cluster_sums(block[None], own[None], len(members))[0]
-    return (members @ sums).to(rows.dtype)
-
-
-def _settled(rows: LayerRows, candidates: torch.Tensor, training: Training) -> torch.Tensor:
-    """Of candidate codebooks ``(c, m, d)`` the one with the least quantization error, after one more epoch."""
-    codebooks, errors = _epoch(rows.blocks(), candidates, training)
+def _codebook_of_many(rows: LayerRows, training: Training, draws: Draws) -> torch.Tensor:
+    """The codebook ``(m, d)`` of one layer with more samples than the subset."""
+    subset = rows.take(draws.subset)
+    space = _exact_space([subset])
+    gram = space.gram[0] if isinstance(space, GramSpace) else gram_matrix(subset)
+    directions = widest_directions(gram, subset, max(PRINCIPAL_FEATURES, training.lattice.n_units))
+    subspace = _subspace(rows, directions, draws.pool)
+    least, most = _structure(subspace, directions, draws)
+    candidates = []
+    if least < CLEAR_STRUCTURE:
+        units = weighted_means(subset[None], *_trained(space, draws.start, draws, training))
+        candidates.append(_epoch(rows, units, training)[0])
+    if most > NO_STRUCTURE:
+        candidates.append(_means(rows, draws.pool, *_trained(subspace, draws.pool_start, draws, training)))
+    codebooks, errors = _epoch(rows, torch.cat(candidates), training)
     return codebooks[int(errors.argmin())]
 
 
-def _epoch(
-    blocks: Iterable[torch.Tensor], codebooks: torch.Tensor, training: Training
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One epoch of c maps ``(c, m, d)`` of the same samples: new codebooks; mean distances ``(c,)`` to the old."""
+def _subspace(rows: LayerRows, directions: torch.Tensor, pool: NDArray[np.int64]) -> FeatureSpace:
+    """A pool of one layer along orthonormal directions ``(d, k)``."""
+    precise = precise_dtype(rows.device)
+    seen = torch.cat([block @ directions for block in rows.blocks(pool)])
+    norms = rows.norms[torch.from_numpy(pool).to(rows.device)]
+    return FeatureSpace(seen[None].to(precise), norms[None].to(precise))
+
+
+def _structure(subspace: FeatureSpace, directions: torch.Tensor, draws: Draws) -> tuple[float, float]:
+    """The least and the most that the share of the squared lengths may be that lies along the directions ``(d, k)`` of
+    the subset, beyond what chance puts there: measured outside the subset, so that noise has none."""
+    d, k = directions.shape
+    outside = np.flatnonzero(~np.isin(draws.pool, draws.subset))
+    if k == d:
+        return 1.0, 1.0  # the subspace is all there is
+    if len(outside) < FEWEST_OUTSIDE:
+        return 0.0, 1.0
+    index = torch.from_numpy(outside).to(subspace.norms.device)
+    seen = float(subspace.samples[0, index].square().sum() / subspace.norms[0, index].sum().clamp(min=1e-300))
+    share = (seen - k / d) / (1.0 - k / d)
+    return share, share
+
+
+def _means(rows: LayerRows, pool: NDArray[np.int64], members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """The codebook ``(1, m, d)`` of a pool of one layer, by the weights and clusters of ``batch``."""
+    n_units = members.shape[1]
+    sums = torch.zeros(1, n_units, rows.shape[1], dtype=members.dtype, device=members.device)
+    for block, own in zip(rows.blocks(pool), best.split(BLOCK_ROWS, dim=1), strict=True):
+        sums += cluster_sums(block[None], own, n_units)
+    return (members @ sums).to(rows.dtype)
+
+
+def _epoch(rows: LayerRows, codebooks: torch.Tensor, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
+    """One epoch of c maps ``(c, m, d)`` at the final sigma: new codebooks; mean distances ``(c,)`` to the old."""
     n_maps, n_units, d = codebooks.shape
-    precise = precise_dtype(codebooks.device)
-    sums = torch.zeros(n_maps, n_units, d, dtype=precise, device=codebooks.device)
-    hits = torch.zeros(n_maps, n_units, dtype=precise, device=codebooks.device)
-    lengths, n = torch.zeros(n_maps, dtype=precise, device=codebooks.device), 0
+    precise = precise_dtype(rows.device)
+    sums = torch.zeros(n_maps, n_units, d, dtype=precise, device=rows.device)
+    hits = torch.zeros(n_maps, n_units, dtype=precise, device=rows.device)
+    lengths = torch.zeros(n_maps, dtype=precise, device=rows.device)
     flat = codebooks.flatten(0, 1)
-    for block in blocks:
+    for block, norms in zip(rows.blocks(), rows.norms.split(BLOCK_ROWS), strict=True):
         scores = relative_scores(block[None], flat[None])[0].view(len(block), n_maps, n_units)
         nearest, best = scores.min(dim=2)
-        norms = torch.linalg.vector_norm(block, dim=1).square()
-        lengths += (nearest + norms[:, None]).clamp_(min=0.0).sqrt().sum(dim=0, dtype=precise)
+        lengths += (nearest + norms[:, None]).clamp_(min=0.0).sqrt_().sum(dim=0)
         sums += torch.cat([cluster_sums(block[None], own[None], n_units) for own in best.mT])
-        hits += torch.nn.functional.one_hot(best, n_units).sum(dim=0)
-        n += len(block)
+        hits += hit_counts(best.mT, n_units)
     weights = training.cluster_weights(hits, training.distances(sums), final_sigma(training))
-    return (weights @ sums).to(codebooks.dtype), lengths / n
+    return (weights @ sums).to(codebooks.dtype), lengths / rows.shape[0]

@@ -135,10 +135,10 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         if training.lattice.n_units == 1:
             schedule[0] = 1.0 / (1.0 + steps)
         try:
-            rows = load_layers(Hidden(samples[:, None]), slice(0, 1), samples.device, keep=True)[0]
-            mean = rows.mean.to(precise_dtype(samples.device))
-            units = self._first_units(rows, training) if first else self._codebook(mean) - mean
             order = np.arange(len(samples))
+            rows = load_layers(Hidden(samples[:, None]), slice(0, 1), samples.device, order, None)[0]
+            centre = rows.centre.to(precise_dtype(samples.device))
+            units = self._first_units(rows, training) if first else self._codebook(centre) - centre
             codebook = online_in_features(rows.take(order)[None], units[None], order, schedule, training)
             maps = LayerMaps(*summarize(rows, codebook[0].to(rows.dtype), training.lattice))
         except NumericalError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -97,8 +98,13 @@ def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomSt
     n_layers = hidden.shape[1]
     parts = [slice(first, min(first + at_once, n_layers)) for first in range(0, n_layers, at_once)]
 
+    local = threading.local()  # each worker keeps its samples in the same memory, chunk after chunk
+
     def train(part: slice) -> tuple[torch.Tensor, ...]:
-        layers = load_layers(hidden, part, device, keep)
+        if keep and not hasattr(local, "storage"):
+            shape = (at_once, hidden.shape[0], hidden.shape[2])
+            local.storage = torch.empty(shape, dtype=working_dtype(hidden.dtype, device), device=device)
+        layers = load_layers(hidden, part, device, draws.subset, getattr(local, "storage", None))
         codebooks = (online_codebooks if training.is_online else batch_codebooks)(layers, training, draws)
         maps = [summarize(rows, codebook, training.lattice) for rows, codebook in zip(layers, codebooks, strict=True)]
         return tuple(torch.cat(values) for values in zip(*maps, strict=True))
@@ -120,7 +126,8 @@ def _plan(hidden: Hidden, training: Training, draws: Draws, device: torch.device
     of_training += d * item * (subset + len(draws.pool)) if subset < n else 0
     keep = of_samples <= CHUNK_BYTES
     per_layer = of_training + (of_samples if keep else 0)
-    most = LAYERS_AT_ONCE if device.type == "cpu" and not training.is_online else n_layers
+    few = subset == n and device.type == "cpu"  # of many samples each layer is mapped by itself
+    most = n_layers if training.is_online else LAYERS_AT_ONCE if few else 1
     at_once = max(1, min(CHUNK_BYTES // per_layer, most, n_layers))
     return at_once, keep, at_once * per_layer
 
