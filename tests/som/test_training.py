@@ -1,78 +1,20 @@
-"""The two rules: the paper's equations, MiniSom's trajectory, and what the batch rule promises."""
+"""The batch rule: what it promises; and what both rules share."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from sombrero.som import Lattice, SelfOrganizingMap, fit_layers
 from sombrero.som.batch import batch
 from sombrero.som.neighbourhoods import cluster_weights
-from sombrero.som.online import online_in_features, online_in_rows, online_schedule
 from sombrero.som.quality import hit_counts
 from sombrero.som.relocation import arrange
 from sombrero.som.spaces import FeatureSpace, GramSpace, gram_matrix
 from sombrero.som.training import Training
-from tests.som.samples import clustered, isotropic
-
-LATTICES = ["hexagonal", "rectangular"]
-
-
-def chosen(index: NDArray[np.int64], n: int) -> torch.Tensor:
-    """Weights of units that are samples, for one layer ``(1, m, n)``."""
-    return torch.eye(n, dtype=torch.float64)[index][None]
-
-
-def written_out(samples: NDArray[np.float64], units: NDArray[np.float64], order: list[int], training: Training):  # type: ignore[no-untyped-def]
-    """The online rule of DESIGN section 2, one line per equation."""
-    units, place, steps = units.copy(), training.lattice.coordinates, training.n_steps
-    for t, i in enumerate(order):
-        b = np.linalg.norm(samples[i] - units, axis=1).argmin()
-        a = training.learning_rate / (1 + 2 * t / steps)
-        sigma = training.sigma / (1 + 2 * t / steps)
-        g = np.exp(-((place - place[b]) ** 2).sum(axis=1) / (2 * sigma**2))
-        units += a * g[:, None] * (samples[i] - units)
-    return units
-
-
-@pytest.mark.parametrize("lattice", LATTICES)
-@pytest.mark.parametrize(("sigma", "rate"), [(0.3, 0.01), (1.5, 0.5)])
-def test_online_follows_the_equations_in_features_and_in_rows(lattice: str, sigma: float, rate: float) -> None:
-    training = Training(Lattice(3, 4, lattice), "online", sigma, rate, n_steps=800)
-    samples = isotropic(40, 60, seed=3).astype(np.float64)
-    samples -= samples.mean(axis=0)
-    random = np.random.RandomState(0)
-    start, order = random.permutation(40)[:12], random.randint(40, size=800)
-    expected = written_out(samples, samples[start], order.tolist(), training)
-    schedule, layer = online_schedule(training, np.arange(800)), torch.from_numpy(samples)
-    features = online_in_features(layer[None], layer[None, start], order, schedule, training)[0]
-    weights = online_in_rows(gram_matrix(layer)[None], chosen(start, len(samples)), order, schedule, training)[0]
-    np.testing.assert_allclose(features, expected, atol=1e-10)
-    np.testing.assert_allclose(weights @ layer, expected, atol=1e-10)
-
-
-@pytest.mark.parametrize("lattice", LATTICES)
-def test_online_follows_minisom(lattice: str) -> None:
-    minisom = pytest.importorskip("minisom")
-    samples, steps = clustered(120, 200, seed=1)[0], 3_000
-    theirs = minisom.MiniSom(4, 3, 200, sigma=0.3, learning_rate=0.01, topology=lattice, random_seed=5)
-    start = np.random.RandomState(5).permutation(120)[:12]  # distinct: MiniSom breaks ties column by column
-    units = samples[start].astype(np.float64)
-    theirs._weights = units.reshape(3, 4, 200).transpose(1, 0, 2).copy()  # MiniSom counts columns first
-    order = np.random.RandomState(2).permutation(np.arange(steps) % 120)
-    training = Training(Lattice(3, 4, lattice), "online", n_steps=steps)
-    schedule = online_schedule(training, np.arange(steps))
-    layer = torch.from_numpy(samples)
-    features = online_in_features(layer[None], torch.from_numpy(units)[None], order, schedule, training)[0]
-    weights = online_in_rows(gram_matrix(layer)[None], chosen(start, len(samples)), order, schedule, training)[0]
-    for t, i in enumerate(order):
-        theirs.update(samples[i], theirs.winner(samples[i]), t, steps)
-    expected = theirs.get_weights().transpose(1, 0, 2).reshape(12, 200)
-    np.testing.assert_allclose(features, expected, atol=1e-5)
-    np.testing.assert_allclose(weights.float() @ layer, expected, atol=1e-5)
+from tests.som.samples import clustered, isotropic, one_hot
 
 
 @pytest.mark.parametrize("rule", ["batch", "online"])
@@ -107,7 +49,7 @@ def test_rows_and_features_train_the_same_map() -> None:
     samples = torch.from_numpy(clustered(60, 90, seed=4)[0]).double()[None]
     samples -= samples.mean(dim=1, keepdim=True)
     training = Training(Lattice(3, 3))
-    start = chosen(np.arange(9), 60)
+    start = one_hot(np.arange(9), 60)
     in_rows = batch(GramSpace(gram_matrix(samples[0])[None]), start, training)
     in_features = batch(FeatureSpace(samples), start, training)
     assert torch.equal(in_rows[1], in_features[1])
