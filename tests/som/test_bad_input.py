@@ -61,7 +61,7 @@ def test_samples_that_are_not_finite_are_refused(bad: float, method: str, as_ten
     som = SelfOrganizingMap(random_state=0).fit(samples)
     before = som.codebook_.copy()
     samples[7, 1] = bad
-    with pytest.raises(ValueError, match="NaN|infinity"):
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
         getattr(som, method)(torch.from_numpy(samples) if as_tensor else samples)
     assert np.array_equal(som.codebook_, before)
 
@@ -87,7 +87,7 @@ def test_an_unfitted_map_cannot_be_used(method: str, as_tensor: bool) -> None:
     "wrong", [torch.zeros(40), torch.zeros(4, 5, 6), torch.zeros(0, 3), torch.zeros(40, 0), torch.zeros(40, 3).cfloat()]
 )
 def test_tensors_that_hold_no_samples_are_refused(wrong: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="Expected 2D|Found 0|Complex data not supported"):
+    with pytest.raises(ValueError, match=r"Expected 2D|Found 0|Complex data not supported"):
         SelfOrganizingMap(2, 2).fit(wrong)
 
 

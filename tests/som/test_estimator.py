@@ -16,7 +16,6 @@ from sombrero.som import SelfOrganizingMap
 from sombrero.som.training import INITIALIZATIONS
 from tests.som.samples import clustered, isotropic
 
-
 CHECKED = [
     *(SelfOrganizingMap(2, 2, initialization=name) for name in INITIALIZATIONS),
     *(SelfOrganizingMap(2, 2, rule="online", n_steps=20, initialization=name) for name in INITIALIZATIONS),
