@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sombrero.som.estimator import SelfOrganizingMap
 from sombrero.som.lattice import Lattice
-from sombrero.som.layers import LayerMaps, fit_layers
+from sombrero.som.layer_maps import LayerMaps
+from sombrero.som.layers import fit_layers
 
 __all__ = ["Lattice", "LayerMaps", "SelfOrganizingMap", "fit_layers"]

@@ -13,8 +13,8 @@ from sombrero.som.relocation import arrange, relocate
 from sombrero.som.spaces import Space
 from sombrero.som.training import Training
 
-ORDERING_EPOCHS = 16
-SETTLING_EPOCHS = 6
+ORDERING_EPOCHS = 8
+SETTLING_EPOCHS = 3
 
 
 def final_sigma(training: Training) -> float:
@@ -46,7 +46,7 @@ def batch(space: Space, weights: torch.Tensor, training: Training) -> tuple[torc
         units = epoch(units, float(sigma))
     for _ in range(SETTLING_EPOCHS):
         units = epoch(units, final)
-    relocated = relocate(units, space, lambda distances: epoch(epoch(distances, final), final))
+    relocated = relocate(units, space, lambda distances: epoch(distances, final))
     units = arrange(relocated, training.lattice)
     for _ in range(SETTLING_EPOCHS):
         units = epoch(units, final)

@@ -1,4 +1,4 @@
-"""The codebooks of some layers, by either rule, in whichever space is least work and takes bounded memory.
+"""The maps of some layers, by either rule, in whichever space is least work and takes bounded memory.
 
 Few samples are mapped exactly, from their inner products. Of many there are two candidates: the map of a subset,
 exactly; and the map of a larger pool in the subspace of its widest directions, which follows structure where the
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sombrero.som.batch import batch, final_sigma
 from sombrero.som.hidden import BLOCK_ROWS
 from sombrero.som.initialization import initial_weights
-from sombrero.som.layer_rows import LayerRows
+from sombrero.som.layer_maps import LayerMaps, maps_in_features, maps_in_rows
+from sombrero.som.layer_rows import LayerRows, not_finite
 from sombrero.som.online import online_in_features, online_in_rows, online_schedule
 from sombrero.som.quality import hit_counts, relative_scores
 from sombrero.som.spaces import (
@@ -41,22 +42,33 @@ STEPS_AT_ONCE = 1024
 """Online steps whose samples are read together."""
 
 
-def batch_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:
-    """Centred codebooks ``(m, d)`` by the batch rule."""
+def batch_maps(layers: list[LayerRows], training: Training, draws: Draws) -> LayerMaps:
+    """Maps by the batch rule."""
     if len(draws.subset) < layers[0].shape[0]:
-        return [_codebook_of_many(rows, training, draws) for rows in layers]
+        codebooks = [_codebook_of_many(rows, training, draws) for rows in layers]
+        return maps_in_features(layers, codebooks, training.lattice)
     samples = [rows.take(draws.subset) for rows in layers]
-    members, best = _trained(_exact_space(samples), draws.start, draws, training)
-    return [weighted_means(rows[None], members[[i]], best[[i]])[0] for i, rows in enumerate(samples)]
+    space = _exact_space(layers, samples)
+    members, best = _trained(space, draws.start, draws, training)
+    codebooks = [weighted_means(rows[None], members[[i]], best[[i]])[0] for i, rows in enumerate(samples)]
+    if isinstance(space, GramSpace):
+        return maps_in_rows(layers, codebooks, space, members, best, training.lattice)
+    return maps_in_features(layers, codebooks, training.lattice)
 
 
-def online_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:
+def online_maps(layers: list[LayerRows], training: Training, draws: Draws) -> LayerMaps:
+    """Maps by the online rule."""
+    return maps_in_features(layers, _online_codebooks(layers, training, draws), training.lattice)
+
+
+def _online_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:
     """Centred codebooks ``(m, d)`` by the online rule; in the space of rows where that is less work."""
     n, d = layers[0].shape
     schedule = online_schedule(training, np.arange(training.n_steps))
     if n < d and n * n < training.n_steps * training.lattice.n_units and n == len(draws.subset):
         chosen = [rows.take(draws.subset) for rows in layers]
-        space = GramSpace(torch.stack([gram_matrix(samples) for samples in chosen]))
+        space = _exact_space(layers, chosen)
+        assert isinstance(space, GramSpace)
         weights = initial_weights(space, draws.start, draws.uniform, training, space.norms)
         weights = online_in_rows(space.gram, weights, draws.order, schedule, training)
         return [weights[layer].to(samples.dtype) @ samples for layer, samples in enumerate(chosen)]
@@ -74,7 +86,7 @@ def initial_codebook(rows: LayerRows, training: Training, draws: Draws) -> torch
     if training.initialization == "random":
         return rows.take(draws.subset[draws.start]).to(precise_dtype(rows.device))
     samples = [rows.take(draws.subset)]
-    space = _exact_space(samples)
+    space = _exact_space([rows], samples)
     weights = initial_weights(space, draws.start, draws.uniform, training, space.norms)
     return weights[0] @ samples[0].to(weights.dtype)
 
@@ -85,17 +97,23 @@ def _trained(
     return batch(space, initial_weights(space, start, draws.uniform, training, space.norms), training)
 
 
-def _exact_space(samples: list[torch.Tensor]) -> GramSpace | FeatureSpace:
-    """Of samples ``(s, d)``, the space that is less work."""
+def _exact_space(layers: list[LayerRows], samples: list[torch.Tensor]) -> GramSpace | FeatureSpace:
+    """The space that is less work, for samples ``(s, d)`` of each layer. Raises NumericalError if lengths overflow."""
+    space: GramSpace | FeatureSpace
     if samples[0].shape[0] < samples[0].shape[1]:
-        return GramSpace(torch.stack([gram_matrix(rows) for rows in samples]))
-    return FeatureSpace(torch.stack(samples).to(precise_dtype(samples[0].device)))
+        space = GramSpace(torch.stack([gram_matrix(rows) for rows in samples]))
+    else:
+        space = FeatureSpace(torch.stack(samples).to(precise_dtype(samples[0].device)))
+    for rows, norms in zip(layers, space.norms, strict=True):
+        if not bool(torch.isfinite(norms).all()):
+            raise not_finite(rows.layer)
+    return space
 
 
 def _codebook_of_many(rows: LayerRows, training: Training, draws: Draws) -> torch.Tensor:
     """The codebook ``(m, d)`` of one layer with more samples than the subset."""
     subset = rows.take(draws.subset)
-    space = _exact_space([subset])
+    space = _exact_space([rows], [subset])
     gram = space.gram[0] if isinstance(space, GramSpace) else gram_matrix(subset)
     directions = widest_directions(gram, subset, max(PRINCIPAL_FEATURES, training.lattice.n_units))
     subspace = _subspace(rows, directions, draws.pool)

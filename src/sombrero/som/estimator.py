@@ -16,8 +16,9 @@ from sombrero.som import quality
 from sombrero.som.codebooks import initial_codebook
 from sombrero.som.hidden import Hidden
 from sombrero.som.lattice import Lattice
-from sombrero.som.layer_rows import LayerRows, load_layers, summarize
-from sombrero.som.layers import LayerMaps, train_maps
+from sombrero.som.layer_maps import LayerMaps, maps_in_features
+from sombrero.som.layer_rows import LayerRows, load_layers
+from sombrero.som.layers import train_maps
 from sombrero.som.online import online_in_features, online_schedule
 from sombrero.som.sample_checks import checked_samples, like_input
 from sombrero.som.spaces import precise_dtype
@@ -140,7 +141,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             centre = rows.centre.to(precise_dtype(samples.device))
             units = self._first_units(rows, training) if first else self._codebook(centre) - centre
             codebook = online_in_features(rows.take(order)[None], units[None], order, schedule, training)
-            maps = LayerMaps(*summarize(rows, codebook[0].to(rows.dtype), training.lattice))
+            maps = maps_in_features([rows], [codebook[0].to(rows.dtype)], training.lattice)
         except NumericalError as error:
             raise ValueError(str(error)) from error
         self.n_steps_seen_ = seen + len(samples)

@@ -6,16 +6,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 import torch
 
 from sombrero.errors import UsageError
-from sombrero.som.codebooks import batch_codebooks, online_codebooks
+from sombrero.som.codebooks import batch_maps, online_maps
 from sombrero.som.hidden import Hidden, SlicedArray
 from sombrero.som.lattice import Lattice
-from sombrero.som.layer_rows import load_layers, summarize, working_dtype
+from sombrero.som.layer_maps import LayerMaps, joined
+from sombrero.som.layer_rows import load_layers, working_dtype
 from sombrero.som.training import Draws, Training, draw
 
 CHUNK_BYTES = 128 * 2**20
@@ -25,24 +26,8 @@ they fit in here, else read again at each pass."""
 TOTAL_BYTES = 768 * 2**20
 """Working memory of all chunks that are trained side by side."""
 
-LAYERS_AT_ONCE = 4
+LAYERS_AT_ONCE = 8
 """Of the batch rule on a CPU: as many as its cache holds inner products of. Online steps are too small to split up."""
-
-
-@dataclass(frozen=True)
-class LayerMaps:
-    """One map per layer, and how well each represents its samples.
-
-    codebook ``(L, m, d)`` float32; best_units ``(L, n)`` int64; hit_counts ``(L, m)`` int64 over the training samples;
-    quantization_error, topographic_error ``(L,)`` and u_matrix ``(L, m)`` float32 (see ``quality``).
-    """
-
-    codebook: torch.Tensor
-    best_units: torch.Tensor
-    hit_counts: torch.Tensor
-    quantization_error: torch.Tensor
-    topographic_error: torch.Tensor
-    u_matrix: torch.Tensor
 
 
 def fit_layers(
@@ -100,20 +85,17 @@ def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomSt
 
     local = threading.local()  # each worker keeps its samples in the same memory, chunk after chunk
 
-    def train(part: slice) -> tuple[torch.Tensor, ...]:
+    def train(part: slice) -> LayerMaps:
         if keep and not hasattr(local, "storage"):
             shape = (at_once, hidden.shape[0], hidden.shape[2])
             local.storage = torch.empty(shape, dtype=working_dtype(hidden.dtype, device), device=device)
         layers = load_layers(hidden, part, device, draws.subset, getattr(local, "storage", None))
-        codebooks = (online_codebooks if training.is_online else batch_codebooks)(layers, training, draws)
-        maps = [summarize(rows, codebook, training.lattice) for rows, codebook in zip(layers, codebooks, strict=True)]
-        return tuple(torch.cat(values) for values in zip(*maps, strict=True))
+        return (online_maps if training.is_online else batch_maps)(layers, training, draws)
 
     with single_threaded(device) as n_threads:
         n_workers = max(1, min(n_threads, TOTAL_BYTES // chunk_bytes))
         with ThreadPoolExecutor(n_workers) as pool:
-            chunks = list(pool.map(train, parts))
-    return LayerMaps(*(torch.cat(values) for values in zip(*chunks, strict=True)))
+            return joined(list(pool.map(train, parts)))
 
 
 def _plan(hidden: Hidden, training: Training, draws: Draws, device: torch.device) -> tuple[int, bool, int]:

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 
-_GRAM_BLOCK = 512
-"""Features in one product of the Gram matrix: short enough that no thread splits it, so that it is reproducible."""
+_GRAM_ROWS = 128
+"""Rows in one product of the Gram matrix, of which the lower half is copied."""
 
 _NO_WIDTH = 1e-6
 """Principal directions that are narrower than the widest by this factor hold rounding alone."""
@@ -83,6 +83,11 @@ class GramSpace:
         between = sums @ memberships(best, members.shape[1], sums.dtype).mT
         lengths = ((members @ between) * members).sum(dim=2)
         return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+
+    def between_means(self, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+        """Inner products of the units, ``(L, m, m)``."""
+        sums = cluster_sums(self.gram, best, members.shape[1])
+        return members @ (sums @ memberships(best, members.shape[1], sums.dtype).mT) @ members.mT
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
@@ -163,11 +168,13 @@ def weighted_means(samples: torch.Tensor, members: torch.Tensor, best: torch.Ten
 
 
 def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)``, summed in ``precise_dtype``."""
+    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)`` in ``precise_dtype``."""
     n = samples.shape[0]
-    gram = torch.zeros(n, n, dtype=precise_dtype(samples.device), device=samples.device)
-    for block in samples.split(_GRAM_BLOCK, dim=1):
-        gram += block @ block.mT
+    gram = torch.empty(n, n, dtype=precise_dtype(samples.device), device=samples.device)
+    for start in range(0, n, _GRAM_ROWS):
+        stop = min(start + _GRAM_ROWS, n)
+        gram[start:stop, start:] = samples[start:stop] @ samples[start:].mT
+        gram[stop:, start:stop] = gram[start:stop, stop:].mT
     return gram
 
 
