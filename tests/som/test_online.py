@@ -52,7 +52,7 @@ def test_the_equations_are_followed(
     expected = written_out(samples, samples[start], order.tolist(), training)
     schedule, layer = online_schedule(training, np.arange(600)), torch.from_numpy(samples)
     features = online_in_features(layer[None], layer[None, start], order, schedule, training)[0]
-    weights = online_in_rows(gram_matrix(layer)[None], one_hot(start, 40), order, schedule, training)[0]
+    weights = online_in_rows(gram_matrix(layer).double()[None], one_hot(start, 40), order, schedule, training)[0]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(features / scale, expected / scale, atol=1e-10)
     np.testing.assert_allclose(weights @ layer / scale, expected / scale, atol=1e-10)
@@ -86,7 +86,7 @@ def test_the_trajectory_is_that_of_minisom(neighbourhood: str, sigma: float, rat
     schedule = online_schedule(training, np.arange(steps))
     layer = torch.from_numpy(samples)
     features = online_in_features(layer[None], torch.from_numpy(units)[None], order, schedule, training)[0]
-    weights = online_in_rows(gram_matrix(layer)[None], one_hot(start, 120), order, schedule, training)[0]
+    weights = online_in_rows(gram_matrix(layer).double()[None], one_hot(start, 120), order, schedule, training)[0]
     for t, i in enumerate(order):
         theirs.update(samples[i], theirs.winner(samples[i]), t, steps)
     expected = theirs.get_weights().transpose(1, 0, 2).reshape(12, 200)

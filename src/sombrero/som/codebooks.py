@@ -70,7 +70,7 @@ def _online_codebooks(layers: list[LayerRows], training: Training, draws: Draws)
         space = _exact_space(layers, chosen)
         assert isinstance(space, GramSpace)
         weights = initial_weights(space, draws.start, draws.uniform, training, space.norms)
-        weights = online_in_rows(space.gram, weights, draws.order, schedule, training)
+        weights = online_in_rows(space.gram.to(weights.dtype), weights, draws.order, schedule, training)
         return [weights[layer].to(samples.dtype) @ samples for layer, samples in enumerate(chosen)]
     codebook = torch.stack([initial_codebook(rows, training, draws) for rows in layers])
     for start in range(0, training.n_steps, STEPS_AT_ONCE):

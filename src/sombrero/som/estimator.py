@@ -137,7 +137,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             schedule[0] = 1.0 / (1.0 + steps)
         try:
             order = np.arange(len(samples))
-            rows = load_layers(Hidden(samples[:, None]), slice(0, 1), samples.device, order, None)[0]
+            rows = load_layers(Hidden(samples[:, None]), slice(0, 1), samples.device, None)[0]
             centre = rows.centre.to(precise_dtype(samples.device))
             units = self._first_units(rows, training) if first else self._codebook(centre) - centre
             codebook = online_in_features(rows.take(order)[None], units[None], order, schedule, training)

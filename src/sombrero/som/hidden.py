@@ -58,16 +58,14 @@ class Hidden:
         values = self.source[rows, layers]
         return values if isinstance(values, torch.Tensor) else _as_tensor(np.asarray(values))
 
-    def copy_rows(self, rows: slice, layers: slice, out: Sequence[torch.Tensor]) -> None:
-        """Copy some rows of some layers, one tensor ``(r, d)`` of out each; little at a time where a file is mapped."""
+    def copy_rows(self, start: int, layer: int, out: torch.Tensor) -> None:
+        """Copy rows of one layer from ``start`` on to out ``(r, d)``; little at a time where a file is mapped."""
         n_layers, d = self.shape[1:]
-        at_once = max(1, READ_BYTES // (n_layers * d * self.item_bytes))
-        for start in range(rows.start, rows.stop, at_once):
-            stop = min(start + at_once, rows.stop)
-            piece = self.piece(slice(start, stop), layers)
-            for layer, target in enumerate(out):
-                target[start - rows.start : stop - rows.start].copy_(piece[:, layer])
-            self._release(slice(start, stop))
+        at_once = max(1, READ_BYTES // (n_layers * d * self.item_bytes)) if self._may_be_mapped else len(out)
+        for first in range(0, len(out), at_once):
+            rows = slice(start + first, start + min(first + at_once, len(out)))
+            out[first : first + at_once].copy_(self.piece(rows, slice(layer, layer + 1))[:, 0])
+            self._release(rows)
 
     def take(self, index: NDArray[np.int64], layer: int) -> torch.Tensor:
         """The rows ``index (k,)`` of one layer, ``(k, d)``."""
@@ -77,7 +75,7 @@ class Hidden:
             taken.append(self._gathered(some, layer))
             for row in some.tolist() if self._may_be_mapped else ():
                 self._release(slice(row, row + 1))
-        return torch.cat(taken)
+        return torch.cat(taken) if len(taken) > 1 else taken[0]
 
     def _gathered(self, index: NDArray[np.int64], layer: int) -> torch.Tensor:
         if isinstance(self.source, torch.Tensor):

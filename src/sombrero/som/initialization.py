@@ -28,8 +28,8 @@ def initial_weights(
     n_layers, n = space.shape
     if training.initialization == "pca":
         flat = torch.from_numpy(flattened(training.lattice)).to(like)
-        weights: torch.Tensor = flat @ space.principal_axes(2).mT / n**0.5
-        return weights
+        around_mean: torch.Tensor = flat @ space.principal_axes(2).mT / n**0.5
+        return around_mean + 1.0 / n
     chosen = torch.from_numpy(start).to(like.device).expand(n_layers, -1)
     if training.initialization == "k-means++":
         chosen = far_apart(space, int(start[0]), torch.from_numpy(uniform).to(like))

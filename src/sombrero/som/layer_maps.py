@@ -68,7 +68,7 @@ def maps_in_rows(
 
 
 def maps_in_features(layers: list[LayerRows], codebooks: list[torch.Tensor], lattice: Lattice) -> LayerMaps:
-    """Maps by their centred codebooks ``(m, d)``, in a pass over all samples. Raises NumericalError if one overflows."""
+    """Maps by their centred codebooks ``(m, d)``, in a pass over all samples. NumericalError if one overflows."""
     return joined([_map_in_features(rows, codebook, lattice) for rows, codebook in zip(layers, codebooks, strict=True)])
 
 

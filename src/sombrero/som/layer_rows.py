@@ -18,12 +18,17 @@ from sombrero.errors import NumericalError
 from sombrero.som.hidden import BLOCK_ROWS, Hidden
 from sombrero.som.spaces import precise_dtype
 
+CENTRE_ROWS = 16
+"""Samples whose mean is subtracted: enough to take away what they have in common, which would cost digits."""
+CACHED_ROWS = 64
+"""Samples that are copied and centred while they are in a core's cache."""
+
 
 @dataclass
 class LayerRows:
     """One layer's samples ``(n, d)``; ``load_layers`` makes it.
 
-    centre ``(d,)``: what was subtracted: about the mean, so that lengths lose no digits. resident ``(n, d)``: the
+    centre ``(d,)``: what was subtracted: nearly the mean, so that lengths lose no digits. resident ``(n, d)``: the
     centred samples, or None where they are read anew at each pass.
     """
 
@@ -67,45 +72,38 @@ class LayerRows:
         buffer = torch.empty(min(BLOCK_ROWS, n), d, dtype=self.dtype, device=self.device)
         for start in range(0, n, BLOCK_ROWS):
             block = buffer[: min(BLOCK_ROWS, n - start)]
-            self.hidden.copy_rows(slice(start, start + len(block)), slice(self.layer, self.layer + 1), [block])
+            self.hidden.copy_rows(start, self.layer, block)
             yield block.sub_(self.centre)
 
     def take(self, index: NDArray[np.int64]) -> torch.Tensor:
-        """The centred samples ``index (k,)``, ``(k, d)``."""
+        """The centred samples ``index (k,)``, ``(k, d)``; not to be changed, as an index of all gives no copy."""
+        if self.resident is not None and len(index) == len(self.resident) and bool((np.diff(index) == 1).all()):
+            return self.resident
         if self.resident is not None:
             return self.resident[torch.from_numpy(index).to(self.device)]
         rows = torch.empty(len(index), self.shape[1], dtype=self.dtype, device=self.device)
         return rows.copy_(self.hidden.take(index, self.layer)).sub_(self.centre)
 
 
-def load_layers(
-    hidden: Hidden, layers: slice, device: torch.device, index: NDArray[np.int64], storage: torch.Tensor | None
-) -> list[LayerRows]:
-    """Some layers, each less the mean of its samples ``index``.
+def load_layers(hidden: Hidden, layers: slice, device: torch.device, storage: torch.Tensor | None) -> list[LayerRows]:
+    """Some layers, each less the mean of a few of its samples.
 
     storage ``(>= l, n, d)``: where their samples are kept; None to read them anew each time. Raises NumericalError
-    where the mean is not finite.
+    where that mean is not finite.
     """
     n = hidden.shape[0]
-    dtype = working_dtype(hidden.dtype, device)
-    numbers = range(layers.start, layers.stop)
-    if storage is not None:
-        for start in range(0, n, BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, n))
-            hidden.copy_rows(rows, layers, [samples[rows] for samples in storage[: len(numbers)]])
+    few = np.unique(np.linspace(0, n - 1, CENTRE_ROWS).astype(np.int64))
     loaded = []
-    ones = torch.ones(len(index), dtype=dtype, device=device)  # a product is several times faster than a sum
-    for place, layer in enumerate(numbers):
-        resident = None if storage is None else storage[place]
-        if resident is None:
-            chosen = hidden.take(index, layer).to(device, dtype)
-        else:
-            chosen = resident if len(index) == n else resident[torch.from_numpy(index).to(device)]
-        centre = ones @ chosen / len(index)
+    for place, layer in enumerate(range(layers.start, layers.stop)):
+        centre = hidden.take(few, layer).to(device, working_dtype(hidden.dtype, device)).mean(dim=0)
         if not bool(torch.isfinite(centre).all()):
             raise not_finite(layer)
+        resident = None if storage is None else storage[place]
         if resident is not None:
-            resident.sub_(centre)
+            for start in range(0, n, CACHED_ROWS):
+                block = resident[start : start + CACHED_ROWS]
+                hidden.copy_rows(start, layer, block)
+                block.sub_(centre)
         loaded.append(LayerRows(hidden, layer, device, centre, resident))
     return loaded
 

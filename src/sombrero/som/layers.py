@@ -89,7 +89,7 @@ def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomSt
         if keep and not hasattr(local, "storage"):
             shape = (at_once, hidden.shape[0], hidden.shape[2])
             local.storage = torch.empty(shape, dtype=working_dtype(hidden.dtype, device), device=device)
-        layers = load_layers(hidden, part, device, draws.subset, getattr(local, "storage", None))
+        layers = load_layers(hidden, part, device, getattr(local, "storage", None))
         return (online_maps if training.is_online else batch_maps)(layers, training, draws)
 
     with single_threaded(device) as n_threads:

@@ -13,8 +13,8 @@ import torch
 from sombrero.som.lattice import Lattice
 from sombrero.som.spaces import Space, memberships, rows_at
 
-_LEAST_GAIN = 1e-5
-"""A move must lower the quantization error by this share: rounding must not decide."""
+_LEAST_GAIN = 2e-4
+"""A move must lower the quantization error by this share: less is not worth another trial."""
 
 
 def relocate(distances: torch.Tensor, space: Space, refit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

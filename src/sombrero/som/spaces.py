@@ -2,8 +2,8 @@
 
 A codebook of the batch rule is a weighted mean of samples, ``W = P X``, so every distance follows from the inner
 products ``G = X X^T`` and P alone. With fewer samples than features that is exact and costs no features at all. Both
-spaces hold centred samples in float64 where the device has it: an epoch is chaotic at near ties, and float64 keeps the
-outcome independent of the number of threads and of how layers are batched.
+spaces are of centred samples and reckon in float64 where the device has it, but for sums in a fixed order: an epoch is
+chaotic at near ties, and so the outcome does not depend on the number of threads or on how layers are batched.
 
 A unit's weights are written compactly: ``members (L, m, m)`` is the weight in unit j of each sample of cluster k, and
 ``best (L, n)`` says which cluster a sample is in, so ``P[l, j, i] = members[l, j, best[l, i]]``.
@@ -49,7 +49,10 @@ class Space(Protocol):
         ...
 
     def principal_axes(self, k: int) -> torch.Tensor:
-        """Unit scores ``a (L, n, k)``: ``X^T a`` is a principal direction times its singular value, widest first."""
+        """Unit scores ``a (L, n, k)`` of the principal components of samples X less their mean, widest first.
+
+        ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
+        """
         ...
 
 
@@ -65,11 +68,11 @@ def memberships(best: torch.Tensor, n_units: int, dtype: torch.dtype) -> torch.T
 
 
 class GramSpace:
-    """Distances from the inner products of the samples, ``gram (L, n, n)``."""
+    """Distances from the inner products of the samples, ``gram (L, n, n)``; float32 ones are kept as they are."""
 
     def __init__(self, gram: torch.Tensor) -> None:
         self.gram = gram
-        self.norms = gram.diagonal(dim1=1, dim2=2).contiguous()
+        self.norms = gram.diagonal(dim1=1, dim2=2).to(precise_dtype(gram.device), copy=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,32 +81,46 @@ class GramSpace:
 
     def to_means(self, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to every unit, ``(L, m, n)``."""
-        sums = cluster_sums(self.gram, best, members.shape[1])
-        products = members @ sums
-        between = sums @ memberships(best, members.shape[1], sums.dtype).mT
+        sums, between = self._clusters(best, members.shape[1])
         lengths = ((members @ between) * members).sum(dim=2)
-        return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+        return self._squares(members, sums, lengths)
 
     def between_means(self, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
         """Inner products of the units, ``(L, m, m)``."""
-        sums = cluster_sums(self.gram, best, members.shape[1])
-        return members @ (sums @ memberships(best, members.shape[1], sums.dtype).mT) @ members.mT
+        return members @ self._clusters(best, members.shape[1])[1] @ members.mT
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        rows = rows_at(self.gram, index)
         own = self.norms.gather(1, index)
-        return (own[..., None] + self.norms[:, None] - 2.0 * rows).clamp_(min=0.0)
+        rows = rows_at(self.gram, index).to(own.dtype)
+        return rows.mul_(-2.0).add_(self.norms[:, None]).add_(own[..., None]).clamp_(min=0.0)
 
     def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
-        products = weights @ self.gram
-        lengths = (products * weights).sum(dim=2)
-        return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+        gram = self.gram.to(weights.dtype)
+        return self._squares(weights, gram, ((weights @ gram) * weights).sum(dim=2))
 
     def principal_axes(self, k: int) -> torch.Tensor:
-        """Unit scores ``a (L, n, k)``: ``X^T a`` is a principal direction times its singular value, widest first."""
-        return _signed(torch.linalg.eigh(self.gram).eigenvectors[..., -k:].flip(2))
+        """Unit scores ``a (L, n, k)`` of the principal components of samples X less their mean, widest first.
+
+        ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
+        """
+        gram = self.gram.to(self.norms.dtype)
+        gram = gram - gram.mean(dim=1, keepdim=True)
+        gram = gram - gram.mean(dim=2, keepdim=True)  # now that of the samples less their mean
+        squares, axes = torch.linalg.eigh(gram)
+        squares, axes = squares[..., -k:].flip(1), axes[..., -k:].flip(2)
+        wide = squares > _NO_WIDTH**2 * squares[:, :1]
+        return _signed(axes * wide[:, None])
+
+    def _clusters(self, best: torch.Tensor, n_units: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Products of the sum of each cluster with every sample ``(L, m, n)``, and with the sums ``(L, m, m)``."""
+        sums = cluster_sums(self.gram, best, n_units).to(self.norms.dtype)
+        return sums, sums @ memberships(best, n_units, sums.dtype).mT
+
+    def _squares(self, weights: torch.Tensor, products: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        squares = torch.baddbmm(self.norms[:, None], weights, products, alpha=-2.0)
+        return squares.add_(lengths[..., None]).clamp_(min=0.0)
 
 
 class FeatureSpace:
@@ -135,21 +152,24 @@ class FeatureSpace:
         return self._to_points(weights @ self.samples)
 
     def principal_axes(self, k: int) -> torch.Tensor:
-        """Unit scores ``a (L, n, k)``: ``X^T a`` is a principal direction times its singular value, widest first."""
+        """Unit scores ``a (L, n, k)`` of the principal components of samples X less their mean, widest first.
+
+        ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
+        """
         n, d = self.samples.shape[1:]
         if n <= d:
             return GramSpace(self.samples @ self.samples.mT).principal_axes(k)
-        squares, directions = torch.linalg.eigh(self.samples.mT @ self.samples)
+        samples = self.samples - self.samples.mean(dim=1, keepdim=True)
+        squares, directions = torch.linalg.eigh(samples.mT @ samples)
         directions = directions[..., -k:].flip(2)
         widths = squares[..., -k:].flip(1).clamp(min=0.0).sqrt()
-        scores = self.samples @ directions
+        scores = samples @ directions
         scores = scores / torch.where(widths > _NO_WIDTH * widths[:, :1], widths, float("inf"))[:, None]
         return _signed(torch.nn.functional.pad(scores, (0, k - scores.shape[2])))
 
     def _to_points(self, points: torch.Tensor) -> torch.Tensor:
-        products = points @ self.samples.mT
-        lengths = points.square().sum(dim=2)
-        return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+        squares = torch.baddbmm(self.norms[:, None], points, self.samples.mT, alpha=-2.0)
+        return squares.add_(points.square().sum(dim=2)[..., None]).clamp_(min=0.0)
 
 
 def cluster_sums(rows: torch.Tensor, best: torch.Tensor, n_units: int) -> torch.Tensor:
@@ -168,9 +188,9 @@ def weighted_means(samples: torch.Tensor, members: torch.Tensor, best: torch.Ten
 
 
 def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)`` in ``precise_dtype``."""
+    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)`` in their dtype."""
     n = samples.shape[0]
-    gram = torch.empty(n, n, dtype=precise_dtype(samples.device), device=samples.device)
+    gram = torch.empty(n, n, dtype=samples.dtype, device=samples.device)
     for start in range(0, n, _GRAM_ROWS):
         stop = min(start + _GRAM_ROWS, n)
         gram[start:stop, start:] = samples[start:stop] @ samples[start:].mT
@@ -184,6 +204,7 @@ def widest_directions(gram: torch.Tensor, samples: torch.Tensor, k: int) -> torc
     A subspace iteration from k of the samples (Halko, Martinsson & Tropp 2011, algorithm 4.4): all eigenvectors of gram
     would cost more than the rest of a map. Fewer than k where the samples span fewer.
     """
+    gram = gram.to(precise_dtype(gram.device))
     scores = gram[:, torch.linspace(0, len(gram) - 1, min(k, len(gram)), device=gram.device).long()]
     for _ in range(_POWER_ITERATIONS):
         scores = gram @ torch.linalg.qr(scores).Q
