@@ -51,7 +51,7 @@ class Hidden:
         if probe.is_complex():
             raise UsageError(f"hidden has complex values ({probe.dtype}); a map needs real numbers")
         self.device, self.dtype, self.item_bytes = probe.device, probe.dtype, probe.element_size()
-        self._may_be_mapped = self.device.type == "cpu"
+        self._may_be_mapped, self._is_mapped = self.device.type == "cpu", False
 
     def piece(self, rows: slice, layers: slice) -> torch.Tensor:
         """Some rows of some layers, ``(r, l, d)``; possibly a view."""
@@ -86,9 +86,13 @@ class Hidden:
         return torch.cat([self.piece(slice(row, row + 1), one)[:, 0] for row in index.tolist()])
 
     def _release(self, rows: slice) -> None:
-        """Drop the pages of these rows if they are mapped from a file; when the first are not, none are."""
+        """Drop the pages of these rows if they are mapped from a file; when the first are not, none are.
+
+        Once some were, others are tried even after a failure: the system may have been moving a page just then.
+        """
         if self._may_be_mapped:
-            self._may_be_mapped = release_pages(*_addresses(self.source[rows, slice(None)]))
+            self._is_mapped |= release_pages(*_addresses(self.source[rows, slice(None)]))
+            self._may_be_mapped = self._is_mapped
 
 
 def _as_tensor(values: NDArray[Any]) -> torch.Tensor:
