@@ -71,7 +71,10 @@ class MapConfig(Section):
     n_rows: int = Field(4, ge=1)
     n_columns: int = Field(4, ge=1)
     lattice: Literal["hexagonal", "rectangular"] = "hexagonal"
+    toroidal: bool = Field(False, description="Join opposite edges of the grid; a hexagonal one needs even rows.")
     rule: Literal["batch", "online"] = "batch"
+    neighbourhood: Literal["gaussian", "bubble", "mexican_hat"] = "gaussian"
+    initialization: Literal["random", "pca", "k-means++"] = "random"
     sigma: float = Field(0.3, gt=0)
     learning_rate: float = Field(0.01, gt=0, le=1)
     n_steps: int = Field(10_000, ge=1)

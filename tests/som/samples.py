@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 
@@ -20,3 +21,8 @@ def clustered(
     label = random.permutation(label)
     centres = random.standard_normal((k, d))
     return (centres[label] + noise * random.standard_normal((n, d))).astype(np.float32), label
+
+
+def one_hot(index: NDArray[np.int64], n: int) -> torch.Tensor:
+    """Weights of units that are samples, for one layer: ``(1, m, n)`` float64."""
+    return torch.eye(n, dtype=torch.float64)[index][None]

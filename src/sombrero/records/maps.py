@@ -46,6 +46,7 @@ class RefusalMap:
     harmless_mean: torch.Tensor
     harmful_mean: torch.Tensor
     train_ids: tuple[str, ...]
+    toroidal: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sombrero.som.estimator import SelfOrganizingMap
 from sombrero.som.grid_size import GridSizes, choose_grid_size, grid_shape
 from sombrero.som.lattice import Lattice
-from sombrero.som.layers import LayerMaps, fit_layers
+from sombrero.som.layer_maps import LayerMaps
+from sombrero.som.layers import fit_layers
 from sombrero.som.picture import component_planes, continuity, trustworthiness, unit_distances
 from sombrero.som.stability import MapStability, map_stability
 

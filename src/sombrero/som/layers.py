@@ -2,59 +2,44 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 import torch
 
-from sombrero.errors import NumericalError, UsageError
-from sombrero.som import quality
+from sombrero.errors import UsageError
+from sombrero.som.codebooks import batch_maps, online_maps
+from sombrero.som.hidden import Hidden, SlicedArray
 from sombrero.som.lattice import Lattice
-from sombrero.som.spaces import FeatureSpace, GramSpace, Space, gram_matrix, precise_dtype, weighted_means
-from sombrero.som.training import (
-    Draws,
-    Training,
-    batch,
-    draw,
-    online_in_features,
-    online_in_rows,
-    online_schedule,
-    settle,
-)
+from sombrero.som.layer_maps import LayerMaps, joined
+from sombrero.som.layer_rows import load_layers, working_dtype
+from sombrero.som.training import Draws, Training, draw
 
-CHUNK_BYTES = 256 * 2**20
-"""Working memory that layers trained together may take; one layer is always taken."""
+CHUNK_BYTES = 128 * 2**20
+"""Working memory that layers trained together may take. One layer is always taken: its samples are kept in memory if
+they fit in here, else read again at each pass."""
 
-LAYERS_AT_ONCE = 4
+TOTAL_BYTES = 768 * 2**20
+"""Working memory of all chunks that are trained side by side."""
+
+LAYERS_AT_ONCE = 8
 """Of the batch rule on a CPU: as many as its cache holds inner products of. Online steps are too small to split up."""
 
 
-@dataclass(frozen=True)
-class LayerMaps:
-    """One map per layer, and how well each represents its samples.
-
-    codebook ``(L, m, d)`` float32; best_units ``(L, n)`` int64; hit_counts ``(L, m)`` int64 over the training samples;
-    quantization_error, topographic_error ``(L,)`` and u_matrix ``(L, m)`` float32 (see ``quality``).
-    """
-
-    codebook: torch.Tensor
-    best_units: torch.Tensor
-    hit_counts: torch.Tensor
-    quantization_error: torch.Tensor
-    topographic_error: torch.Tensor
-    u_matrix: torch.Tensor
-
-
 def fit_layers(
-    hidden: torch.Tensor,
+    hidden: torch.Tensor | SlicedArray,
     *,
     n_rows: int = 4,
     n_columns: int = 4,
     lattice: str = "hexagonal",
+    toroidal: bool = False,
     rule: str = "batch",
+    neighbourhood: str = "gaussian",
+    initialization: str = "random",
     sigma: float = 0.3,
     learning_rate: float = 0.01,
     n_steps: int = 10_000,
@@ -63,43 +48,70 @@ def fit_layers(
 ) -> LayerMaps:
     """Train one map per layer on ``hidden (n, L, d)``; samples first, as hidden states are stored.
 
-    device: where to compute; default, where hidden is. The maps are returned where hidden is. A layer's map depends on
-    its own samples, the settings and the seed alone, not on the other layers or the number of threads.
+    hidden: a tensor, an array, a memmap, a safetensors slice, or any other ``SlicedArray``. A memory-mapped file is
+    read little by little and its pages are dropped again, so that it may be larger than the memory.
+    device: where to compute; default, where hidden is. The maps are returned where hidden is. The other settings are
+    those of ``SelfOrganizingMap``. A layer's map depends on its own samples, the settings and the seed alone, not on
+    the other layers, the number of threads, or how much is read at a time.
 
-    Raises UsageError for settings out of range or fewer samples than units, NumericalError for NaN or infinity.
+    Raises UsageError for settings out of range or fewer samples than units, NumericalError for NaN, infinity or
+    overflow.
     """
-    if hidden.ndim != 3 or min(hidden.shape) < 1:
-        raise UsageError(f"hidden has shape {tuple(hidden.shape)}; give samples, layers, features: (n, L, d)")
+    source = Hidden(hidden)
     try:
-        training = Training(Lattice(n_rows, n_columns, lattice), rule, sigma, learning_rate, n_steps)
+        grid = Lattice(n_rows, n_columns, lattice, toroidal)
+        training = Training(grid, rule, sigma, learning_rate, n_steps, neighbourhood, initialization)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if len(hidden) < training.lattice.n_units:
+    if source.shape[0] < grid.n_units:
         raise UsageError(
-            f"{len(hidden)} samples for a map of {training.lattice.n_units} units; give more samples or a smaller grid"
+            f"{source.shape[0]} samples for a map of {grid.n_units} units; give more samples or a smaller grid"
         )
-    maps = train_maps(hidden, training, np.random.RandomState(seed), torch.device(device or hidden.device))
+    maps = train_maps(source, training, np.random.RandomState(seed), torch.device(device or source.device))
     floats = {
-        field.name: tensor.to(hidden.device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        field.name: tensor.to(source.device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
         for field in fields(maps)
         for tensor in (getattr(maps, field.name),)
     }
     return LayerMaps(**floats)
 
 
-def train_maps(
-    hidden: torch.Tensor, training: Training, generator: np.random.RandomState, device: torch.device
-) -> LayerMaps:
+def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomState, device: torch.device) -> LayerMaps:
     """``fit_layers`` without its checks: float64 samples stay float64, everything else is taken as float32."""
+    draws = draw(hidden.shape[0], training, generator)
+    at_once, keep, chunk_bytes = _plan(hidden, training, draws, device)
+    n_layers = hidden.shape[1]
+    parts = [slice(first, min(first + at_once, n_layers)) for first in range(0, n_layers, at_once)]
+
+    local = threading.local()  # each worker keeps its samples in the same memory, chunk after chunk
+
+    def train(part: slice) -> LayerMaps:
+        if keep and not hasattr(local, "storage"):
+            shape = (at_once, hidden.shape[0], hidden.shape[2])
+            local.storage = torch.empty(shape, dtype=working_dtype(hidden.dtype, device), device=device)
+        layers = load_layers(hidden, part, device, getattr(local, "storage", None))
+        return (online_maps if training.is_online else batch_maps)(layers, training, draws)
+
+    with single_threaded(device) as n_threads:
+        n_workers = max(1, min(n_threads, TOTAL_BYTES // chunk_bytes))
+        with ThreadPoolExecutor(n_workers) as pool:
+            return joined(list(pool.map(train, parts)))
+
+
+def _plan(hidden: Hidden, training: Training, draws: Draws, device: torch.device) -> tuple[int, bool, int]:
+    """How many layers to train together, whether to keep their samples in memory, and the bytes that this takes."""
     n, n_layers, d = hidden.shape
-    draws = draw(n, training, generator)
-    rows = min(n, len(draws.subset))
-    per_layer = 8 * (n * d + 2 * rows * min(rows, d) + 8 * training.lattice.n_units * n)
-    in_cache = LAYERS_AT_ONCE if device.type == "cpu" and not training.is_online else n_layers
-    parts = hidden.detach().split(max(1, min(CHUNK_BYTES // per_layer, in_cache)), dim=1)
-    with single_threaded(device) as n_threads, ThreadPoolExecutor(n_threads) as pool:
-        chunks = list(pool.map(lambda part: _train_chunk(part, training, draws, device), parts))
-    return LayerMaps(*(torch.cat(fields) for fields in zip(*chunks, strict=True)))
+    item = working_dtype(hidden.dtype, device).itemsize
+    subset, m = len(draws.subset), training.lattice.n_units
+    of_samples = n * d * item
+    of_training = 16 * subset * min(subset, d) + 8 * (m * (8 * len(draws.pool) + 4 * d) + n)
+    of_training += d * item * (subset + len(draws.pool)) if subset < n else 0
+    keep = of_samples <= CHUNK_BYTES
+    per_layer = of_training + (of_samples if keep else 0)
+    few = subset == n and device.type == "cpu"  # of many samples each layer is mapped by itself
+    most = n_layers if training.is_online else LAYERS_AT_ONCE if few else 1
+    at_once = max(1, min(CHUNK_BYTES // per_layer, most, n_layers))
+    return at_once, keep, at_once * per_layer
 
 
 @contextmanager
@@ -119,74 +131,3 @@ def single_threaded(device: torch.device) -> Iterator[int]:
         yield n_threads
     finally:
         torch.set_num_threads(n_threads)
-
-
-def _train_chunk(
-    hidden: torch.Tensor, training: Training, draws: Draws, device: torch.device
-) -> tuple[torch.Tensor, ...]:
-    """The fields of LayerMaps for some layers ``(n, L, d)``."""
-    centred, means = zip(*(_centred(hidden[:, layer], device) for layer in range(hidden.shape[1])), strict=True)
-    codebooks = (_online_codebooks if training.is_online else _batch_codebooks)(list(centred), training, draws)
-    maps = [
-        _summary(samples, codebook, mean, training.lattice)
-        for samples, codebook, mean in zip(centred, codebooks, means, strict=True)
-    ]
-    return tuple(torch.cat(parts) for parts in zip(*maps, strict=True))
-
-
-def _centred(samples: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """One layer's samples ``(n, d)`` less their mean ``(d,)``, and the mean as it was subtracted."""
-    dtype = torch.float64 if samples.dtype == torch.float64 else torch.float32
-    samples = torch.empty(samples.shape, dtype=dtype, device=device).copy_(samples)
-    mean = samples.mean(dim=0)
-    if not bool(torch.isfinite(mean).all()):
-        raise NumericalError("the samples hold NaN or infinity, or overflow; a map needs finite samples")
-    return samples.sub_(mean), mean
-
-
-def _batch_codebooks(centred: list[torch.Tensor], training: Training, draws: Draws) -> list[torch.Tensor]:
-    """Codebooks ``(1, m, d)`` of centred samples, by the batch rule."""
-    device = centred[0].device
-    complete = len(draws.subset) == len(centred[0])
-    subset = torch.from_numpy(draws.subset).to(device)
-    chosen = centred if complete else [samples[subset] for samples in centred]
-    space: Space
-    if len(subset) < chosen[0].shape[1]:
-        space = GramSpace(torch.stack([gram_matrix(samples) for samples in chosen]))
-    else:
-        space = FeatureSpace(torch.stack(chosen).to(precise_dtype(device)))
-    members, best = batch(space, torch.from_numpy(draws.start).to(device), training)
-    codebooks = [
-        weighted_means(samples[None], members[layer, None], best[layer, None]) for layer, samples in enumerate(chosen)
-    ]
-    if complete:
-        return codebooks
-    return [settle(samples[None], codebook, training) for samples, codebook in zip(centred, codebooks, strict=True)]
-
-
-def _online_codebooks(centred: list[torch.Tensor], training: Training, draws: Draws) -> list[torch.Tensor]:
-    """Codebooks ``(1, m, d)`` of centred samples, by the online rule; in the space of rows where that is less work."""
-    n, d = centred[0].shape
-    start = torch.from_numpy(draws.start).to(centred[0].device)
-    schedule = online_schedule(training, np.arange(training.n_steps))
-    if n < d and n * n < training.n_steps * training.lattice.n_units:
-        gram = torch.stack([gram_matrix(samples) for samples in centred])
-        weights = online_in_rows(gram, start, draws.order, schedule, training)
-        return [weights[layer, None].to(samples.dtype) @ samples for layer, samples in enumerate(centred)]
-    samples = torch.stack(centred)
-    return list(online_in_features(samples, samples[:, start], draws.order, schedule, training).split(1))
-
-
-def _summary(
-    samples: torch.Tensor, codebook: torch.Tensor, mean: torch.Tensor, lattice: Lattice
-) -> tuple[torch.Tensor, ...]:
-    """The fields of LayerMaps, of one layer; samples and codebook are centred."""
-    best, second = quality.best_two_units(samples[None], codebook)
-    return (
-        codebook + mean,
-        best,
-        quality.hit_counts(best, lattice.n_units),
-        quality.quantization_error(samples[None], codebook, best),
-        quality.topographic_error(best, second, lattice),
-        quality.u_matrix(codebook, lattice),
-    )

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 
 from sombrero.som.lattice import Lattice
-from sombrero.som.spaces import Space, memberships
+from sombrero.som.spaces import Space, memberships, rows_at
 
-_LEAST_GAIN = 1e-5
-"""A move must lower the quantization error by this share: rounding must not decide."""
+_LEAST_GAIN = 2e-4
+"""A move must lower the quantization error by this share: less is not worth another trial."""
 
 
 def relocate(distances: torch.Tensor, space: Space, refit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -58,9 +58,8 @@ def _moved(distances: torch.Tensor, space: Space, size: torch.Tensor) -> torch.T
     leaving = loss.argsort(dim=1, stable=True)
     arriving = gain.argsort(dim=1, descending=True, stable=True)
     moves = torch.arange(n_units, device=size.device) < size[:, None]
-    rows = candidates.gather(1, arriving[..., None].expand_as(candidates))
-    index = leaving[..., None].expand_as(distances)
-    return distances.scatter(1, index, torch.where(moves[..., None], rows, distances.gather(1, index)))
+    row = leaving.scatter(1, leaving, torch.where(moves, n_units + arriving, leaving))
+    return rows_at(torch.cat([distances, candidates], dim=1), row)
 
 
 def arrange(distances: torch.Tensor, lattice: Lattice) -> torch.Tensor:

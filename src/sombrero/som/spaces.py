@@ -2,8 +2,8 @@
 
 A codebook of the batch rule is a weighted mean of samples, ``W = P X``, so every distance follows from the inner
 products ``G = X X^T`` and P alone. With fewer samples than features that is exact and costs no features at all. Both
-spaces hold centred samples in float64 where the device has it: an epoch is chaotic at near ties, and float64 keeps the
-outcome independent of the number of threads and of how layers are batched.
+spaces are of centred samples and reckon in float64 where the device has it, but for sums in a fixed order: an epoch is
+chaotic at near ties, and so the outcome does not depend on the number of threads or on how layers are batched.
 
 A unit's weights are written compactly: ``members (L, m, m)`` is the weight in unit j of each sample of cluster k, and
 ``best (L, n)`` says which cluster a sample is in, so ``P[l, j, i] = members[l, j, best[l, i]]``.
@@ -15,12 +15,21 @@ from typing import Protocol
 
 import torch
 
-_GRAM_BLOCK = 512
-"""Features in one product of the Gram matrix: short enough that no thread splits it, so that it is reproducible."""
+_GRAM_ROWS = 128
+"""Rows in one product of the Gram matrix, of which the lower half is copied."""
+
+_NO_WIDTH = 1e-6
+"""Principal directions that are narrower than the widest by this factor hold rounding alone."""
+_POWER_ITERATIONS = 3
 
 
 class Space(Protocol):
-    """Squared distances between samples, and from samples to weighted means of samples."""
+    """Squared distances between samples, and from samples to weighted means of samples.
+
+    norms ``(L, n)``: squared lengths of the samples, in the dtype and on the device of the distances.
+    """
+
+    norms: torch.Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -33,6 +42,17 @@ class Space(Protocol):
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
+        ...
+
+    def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
+        ...
+
+    def principal_axes(self, k: int) -> torch.Tensor:
+        """Unit scores ``a (L, n, k)`` of the principal components of samples X less their mean, widest first.
+
+        ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
+        """
         ...
 
 
@@ -48,11 +68,11 @@ def memberships(best: torch.Tensor, n_units: int, dtype: torch.dtype) -> torch.T
 
 
 class GramSpace:
-    """Distances from the inner products of the samples, ``gram (L, n, n)``."""
+    """Distances from the inner products of the samples, ``gram (L, n, n)``; float32 ones are kept as they are."""
 
     def __init__(self, gram: torch.Tensor) -> None:
         self.gram = gram
-        self.norms = gram.diagonal(dim1=1, dim2=2).contiguous()
+        self.norms = gram.diagonal(dim1=1, dim2=2).to(precise_dtype(gram.device), copy=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,25 +81,58 @@ class GramSpace:
 
     def to_means(self, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to every unit, ``(L, m, n)``."""
-        sums = cluster_sums(self.gram, best, members.shape[1])
-        products = members @ sums
-        between = sums @ memberships(best, members.shape[1], sums.dtype).mT
+        sums, between = self._clusters(best, members.shape[1])
         lengths = ((members @ between) * members).sum(dim=2)
-        return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+        return self._squares(members, sums, lengths)
+
+    def between_means(self, members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+        """Inner products of the units, ``(L, m, m)``."""
+        return members @ self._clusters(best, members.shape[1])[1] @ members.mT
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        rows = _rows(self.gram, index)
         own = self.norms.gather(1, index)
-        return (own[..., None] + self.norms[:, None] - 2.0 * rows).clamp_(min=0.0)
+        rows = rows_at(self.gram, index).to(own.dtype)
+        return rows.mul_(-2.0).add_(self.norms[:, None]).add_(own[..., None]).clamp_(min=0.0)
+
+    def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
+        gram = self.gram.to(weights.dtype)
+        return self._squares(weights, gram, ((weights @ gram) * weights).sum(dim=2))
+
+    def principal_axes(self, k: int) -> torch.Tensor:
+        """Unit scores ``a (L, n, k)`` of the principal components of samples X less their mean, widest first.
+
+        ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
+        """
+        gram = self.gram.to(self.norms.dtype)
+        gram = gram - gram.mean(dim=1, keepdim=True)
+        gram = gram - gram.mean(dim=2, keepdim=True)  # now that of the samples less their mean
+        squares, axes = torch.linalg.eigh(gram)
+        squares, axes = squares[..., -k:].flip(1), axes[..., -k:].flip(2)
+        wide = squares > _NO_WIDTH**2 * squares[:, :1]
+        return _signed(axes * wide[:, None])
+
+    def _clusters(self, best: torch.Tensor, n_units: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Products of the sum of each cluster with every sample ``(L, m, n)``, and with the sums ``(L, m, m)``."""
+        sums = cluster_sums(self.gram, best, n_units).to(self.norms.dtype)
+        return sums, sums @ memberships(best, n_units, sums.dtype).mT
+
+    def _squares(self, weights: torch.Tensor, products: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        squares = torch.baddbmm(self.norms[:, None], weights, products, alpha=-2.0)
+        return squares.add_(lengths[..., None]).clamp_(min=0.0)
 
 
 class FeatureSpace:
-    """Distances from the centred samples, ``samples (L, n, d)``."""
+    """Distances from the centred samples, ``samples (L, n, d)``.
 
-    def __init__(self, samples: torch.Tensor) -> None:
+    norms ``(L, n)``: their squared lengths; give them where samples are only the part of each that lies in a subspace,
+    and distances are those of the whole sample to points in the subspace.
+    """
+
+    def __init__(self, samples: torch.Tensor, norms: torch.Tensor | None = None) -> None:
         self.samples = samples
-        self.norms = samples.square().sum(dim=2)
+        self.norms = samples.square().sum(dim=2) if norms is None else norms
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,12 +145,31 @@ class FeatureSpace:
 
     def to_samples(self, index: torch.Tensor) -> torch.Tensor:
         """Squared distance of every sample to the samples ``index (L, k)``, ``(L, k, n)``."""
-        return self._to_points(_rows(self.samples, index))
+        return self._to_points(rows_at(self.samples, index))
+
+    def to_weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """Squared distance of every sample to the points ``weights (L, m, n)`` times samples, ``(L, m, n)``."""
+        return self._to_points(weights @ self.samples)
+
+    def principal_axes(self, k: int) -> torch.Tensor:
+        """Unit scores ``a (L, n, k)`` of the principal components of samples X less their mean, widest first.
+
+        ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
+        """
+        n, d = self.samples.shape[1:]
+        if n <= d:
+            return GramSpace(self.samples @ self.samples.mT).principal_axes(k)
+        samples = self.samples - self.samples.mean(dim=1, keepdim=True)
+        squares, directions = torch.linalg.eigh(samples.mT @ samples)
+        directions = directions[..., -k:].flip(2)
+        widths = squares[..., -k:].flip(1).clamp(min=0.0).sqrt()
+        scores = samples @ directions
+        scores = scores / torch.where(widths > _NO_WIDTH * widths[:, :1], widths, float("inf"))[:, None]
+        return _signed(torch.nn.functional.pad(scores, (0, k - scores.shape[2])))
 
     def _to_points(self, points: torch.Tensor) -> torch.Tensor:
-        products = points @ self.samples.mT
-        lengths = points.square().sum(dim=2)
-        return products.mul_(-2.0).add_(self.norms[:, None]).add_(lengths[..., None]).clamp_(min=0.0)
+        squares = torch.baddbmm(self.norms[:, None], points, self.samples.mT, alpha=-2.0)
+        return squares.add_(points.square().sum(dim=2)[..., None]).clamp_(min=0.0)
 
 
 def cluster_sums(rows: torch.Tensor, best: torch.Tensor, n_units: int) -> torch.Tensor:
@@ -116,14 +188,39 @@ def weighted_means(samples: torch.Tensor, members: torch.Tensor, best: torch.Ten
 
 
 def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)``, summed in ``precise_dtype``."""
+    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)`` in their dtype."""
     n = samples.shape[0]
-    gram = torch.zeros(n, n, dtype=precise_dtype(samples.device), device=samples.device)
-    for block in samples.split(_GRAM_BLOCK, dim=1):
-        gram += block @ block.mT
+    gram = torch.empty(n, n, dtype=samples.dtype, device=samples.device)
+    for start in range(0, n, _GRAM_ROWS):
+        stop = min(start + _GRAM_ROWS, n)
+        gram[start:stop, start:] = samples[start:stop] @ samples[start:].mT
+        gram[stop:, start:stop] = gram[start:stop, stop:].mT
     return gram
 
 
-def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def widest_directions(gram: torch.Tensor, samples: torch.Tensor, k: int) -> torch.Tensor:
+    """Orthonormal directions ``(d, <= k)`` that span about the k widest of samples ``(s, d)``, ``gram`` their products.
+
+    A subspace iteration from k of the samples (Halko, Martinsson & Tropp 2011, algorithm 4.4): all eigenvectors of gram
+    would cost more than the rest of a map. Fewer than k where the samples span fewer.
+    """
+    gram = gram.to(precise_dtype(gram.device))
+    scores = gram[:, torch.linspace(0, len(gram) - 1, min(k, len(gram)), device=gram.device).long()]
+    for _ in range(_POWER_ITERATIONS):
+        scores = gram @ torch.linalg.qr(scores).Q
+    scores = torch.linalg.qr(scores).Q
+    squares, turn = torch.linalg.eigh(scores.mT @ gram @ scores)
+    wide = squares > _NO_WIDTH**2 * squares[-1].clamp(min=torch.finfo(squares.dtype).tiny)
+    directions: torch.Tensor = samples.mT @ (scores @ (turn[:, wide] / squares[wide].sqrt())).to(samples.dtype)
+    return directions
+
+
+def _signed(axes: torch.Tensor) -> torch.Tensor:
+    """Each column with its largest entry positive: an eigenvector's sign is arbitrary."""
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    return axes * torch.where(largest < 0.0, -1.0, 1.0)
+
+
+def rows_at(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """``table (L, n, k)`` at ``index (L, r)``, ``(L, r, k)``."""
     return table[torch.arange(len(table), device=table.device)[:, None], index]

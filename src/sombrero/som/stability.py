@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,19 +34,17 @@ class MapStability:
 def map_stability(
     hidden: torch.Tensor,
     *,
-    n_rows: int = 4,
-    n_columns: int = 4,
-    lattice: str = "hexagonal",
-    rule: str = "batch",
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     bootstrap: bool = False,
     reference: torch.Tensor | None = None,
+    **settings: Any,
 ) -> MapStability:
     """Train a map of ``hidden (n, L, d)`` for every seed and compare all pairs of them.
 
     bootstrap: each seed also draws its own n samples with replacement, so that the figures hold the chance of sampling
     as well as that of training; assignments are compared on all n samples. reference ``(L, d)``: directions are
-    ``w_j - reference``, the harmless mean for instance; without it, they are the codebook less its own mean.
+    ``w_j - reference``, the harmless mean for instance; without it, they are the codebook less its own mean. settings:
+    those of ``fit_layers``, but for the seed.
 
     Raises UsageError for fewer than two seeds or a reference that does not fit, and what ``fit_layers`` raises.
     """
@@ -54,7 +53,7 @@ def map_stability(
     codebooks, assignments = [], []
     for seed in seeds:
         samples = hidden[_resample(len(hidden), seed)] if bootstrap else hidden
-        maps = fit_layers(samples, n_rows=n_rows, n_columns=n_columns, lattice=lattice, rule=rule, seed=seed)
+        maps = fit_layers(samples, seed=seed, **settings)
         codebooks.append(maps.codebook)
         assignments.append(_assigned(hidden, maps.codebook) if bootstrap else maps.best_units)
     pairs = list(combinations(range(len(seeds)), 2))

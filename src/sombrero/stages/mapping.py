@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,6 +19,10 @@ from sombrero.som import LayerMaps, fit_layers
 from sombrero.states import collect_states
 
 PROBE_PROMPTS = 4
+TRAINING = (
+    "n_rows", "n_columns", "lattice", "toroidal", "rule", "neighbourhood", "initialization", "sigma", "learning_rate",
+    "n_steps",
+)  # fmt: skip
 
 
 def measure_baseline(session: Session, progress: Progress) -> Baseline:
@@ -123,17 +127,12 @@ def split_states(states: HiddenStates, holdout: float, seed: int) -> tuple[Hidde
 
 def fit_map(hidden: torch.Tensor, settings: MapConfig, seed: int) -> LayerMaps:
     """A self-organizing map of ``(n, L, d)`` for every second index, with the run's settings."""
-    return fit_layers(
-        hidden,
-        n_rows=settings.n_rows,
-        n_columns=settings.n_columns,
-        lattice=settings.lattice,
-        rule=settings.rule,
-        sigma=settings.sigma,
-        learning_rate=settings.learning_rate,
-        n_steps=settings.n_steps,
-        seed=seed,
-    )
+    return fit_layers(hidden, seed=seed, **training_settings(settings))
+
+
+def training_settings(settings: MapConfig) -> dict[str, Any]:
+    """The settings that a map is trained with, as ``fit_layers`` takes them."""
+    return {name: getattr(settings, name) for name in TRAINING}
 
 
 def train_map(session: Session, folds: Folds) -> RefusalMap:
@@ -145,6 +144,7 @@ def train_map(session: Session, folds: Folds) -> RefusalMap:
         n_rows=settings.n_rows,
         n_columns=settings.n_columns,
         lattice=settings.lattice,
+        toroidal=settings.toroidal,
         rule=settings.rule,
         codebook=maps.codebook,
         hit_counts=maps.hit_counts,

@@ -7,7 +7,7 @@ import torch
 from sombrero.config import MapConfig
 from sombrero.records import MapQuality, RefusalMap
 from sombrero.som import Lattice, choose_grid_size, continuity, map_stability, trustworthiness
-from sombrero.stages.mapping import Folds
+from sombrero.stages.mapping import Folds, training_settings
 
 NEIGHBOURS = 5
 SEEDS_COMPARED = 4
@@ -22,15 +22,12 @@ def judge_map(
     on; the number of units is chosen on all harmful prompts, and on as many harmless ones for the control.
     """
     samples = folds.harmful.hidden.transpose(0, 1).float()
-    lattice = Lattice(refusal_map.n_rows, refusal_map.n_columns, refusal_map.lattice)
+    lattice = Lattice(refusal_map.n_rows, refusal_map.n_columns, refusal_map.lattice, refusal_map.toroidal)
     neighbours = max(1, min(NEIGHBOURS, (samples.shape[1] - 1) // 2))
     stability = map_stability(
         folds.harmful.hidden,
-        n_rows=settings.n_rows,
-        n_columns=settings.n_columns,
-        lattice=settings.lattice,
-        rule=settings.rule,
         seeds=range(seed, seed + SEEDS_COMPARED),
+        **training_settings(settings),
     )
     sizes = choose_grid_size(harmful, seed=seed)
     order = torch.randperm(len(harmless), generator=torch.Generator().manual_seed(seed))
