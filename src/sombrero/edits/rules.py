@@ -93,9 +93,9 @@ def norm(
 
         ``|W_i - s V_i A^T|^2 = |W_i|^2 - 2 s V_i . U_i + s^2 V_i G V_i^T``.
 
-    WWtR ``(d, K)`` is ``W W^T R``, row_squares ``(d,)`` are ``|W_i|^2``. A bias is the weight of one more input, which is
-    always 1: it counts in the norm of its row and is rescaled with it, so one D serves the output, the weight and the
-    bias. D puts some of the component back: unlike ``project``, this rule leaves a part of it at any strength.
+    WWtR ``(d, K)`` is ``W W^T R``, row_squares ``(d,)`` are ``|W_i|^2``. A bias is the weight of one more input, which
+    is always 1: it counts in the norm of its row and is rescaled with it, so one D serves the output, the weight and
+    the bias. D puts some of the component back: unlike ``project``, this rule leaves a part of it at any strength.
 
     Raises NumericalError naming the writer where hardly anything of a row is left to rescale.
     """
