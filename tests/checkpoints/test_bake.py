@@ -191,7 +191,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
         ({first.name: edit["1.mlp"]}, writers, CheckpointError, "another model"),
         ({first.name: replace(edit[first.name], c=torch.ones(2))}, writers, CheckpointError, "has no bias"),
         ({first.name: replace(edit[first.name], A=edit[first.name].A / 0)}, writers, NumericalError, "not finite"),
-        ({first.name: replace(edit[first.name], row_scale=torch.ones(3))}, writers, CheckpointError, "rescales rows by"),
+        (
+            {first.name: replace(edit[first.name], row_scale=torch.ones(3))},
+            writers,
+            CheckpointError,
+            "rescales rows by",
+        ),
         (
             {first.name: replace(edit[first.name], row_scale=torch.full((32,), torch.inf))},
             writers,

@@ -56,7 +56,9 @@ def test_a_search_leaves_out_what_the_model_cannot_hold_and_says_so(tmp_path: Pa
     progress = Heard()
     found = verbs.search(config, tmp_path / "run", progress=progress)
     assert {score["parameters"]["rule"] for score in found["front"]} == {"norm"}
-    assert [line for line in progress.lines if "affine" in line and "no bias tensor" in line and "leaves it out" in line]
+    assert [
+        line for line in progress.lines if "affine" in line and "no bias tensor" in line and "leaves it out" in line
+    ]
 
 
 def test_a_search_of_nothing_but_such_rules_stops_before_it_begins(tmp_path: Path) -> None:
