@@ -1,9 +1,10 @@
 """The least squares of the rule ``guarded``, solved once per writer for every weight of the guards.
 
 For one writer and one ridge the system is ``(P + beta Q) A = B`` with P from harmful keys and Q from harmless keys. It
-is solved directly at a few betas; between them the solution is the best one (in the energy of the system, Galerkin) in
-the span of these, where P and Q are diagonalised together. A is analytic in log beta, with its poles at ``+-i pi``, so
-the error falls geometrically with the nodes, five- to tenfold by each (the reduced basis method: Maday et al. 2002).
+is factorised at a few betas, where the solution and its first derivatives in beta are computed. Between them the
+solution is the best one (in the energy of the system, Galerkin) in the span of all these, on which P and Q are
+diagonalised together: rational Krylov (Ruhe 1984), or the reduced basis method (Maday et al. 2002). A is analytic in
+log beta, with its poles at ``+-i pi``, so the error falls geometrically with what is computed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from sombrero.errors import NumericalError
 
 BETA_RANGE = (0.2, 8.0)
 """Weights of the guards that a solution covers."""
-NODES = 7
-"""Directly solved betas; with these the rest are right to the rounding of a solution in float32."""
+NODES = 3
+"""Betas at which the system is factorised."""
+DERIVATIVES = 2
+"""Derivatives of the solution at each. With so many the rest are right to the rounding of a solution in float32."""
 INDEPENDENT = 1e-10
 """Of the node solutions, what adds less than this share of the largest squared length to the span is left out."""
 MAX_CONDITION = 1e6
@@ -57,15 +60,18 @@ def solve_guarded(
     low, high = (math.log(beta) for beta in BETA_RANGE)
     angles = ((2 * j + 1) * math.pi / (2 * NODES) for j in range(NODES))
     nodes = [math.exp((low + high) / 2 + (high - low) / 2 * math.cos(angle)) for angle in angles]
-    solutions = torch.cat(system.solve(nodes), dim=1)
-    return system.reduce(_orthonormal(solutions))
+    return system.reduce(_orthonormal(torch.cat(system.solve(nodes), dim=1)))
 
 
 class _System:
-    """``P + beta Q`` with ``P = X_h^T X_h / n_h + alpha p_h I`` and Q likewise; rows are the scaled samples."""
+    """``P + beta Q`` with ``P = X_h^T X_h / n_h + alpha p_h I`` and Q likewise; X_h and X_g are held scaled.
+
+    Among the inputs, P and Q are ``(d_in, d_in)``. Among the n samples every vector is ``X^T z`` with X the rows of
+    both, and ``(P + beta Q) X^T z = X^T (D G + r I) z`` with ``G = X X^T``, D 1 for harmful rows and beta for harmless
+    ones, r the ridge: with ``(G + r / D) z = y / D`` the system is symmetric again.
+    """
 
     def __init__(self, X_h: torch.Tensor, X_g: torch.Tensor, excess: torch.Tensor, alpha: float, writer: str) -> None:
-        self._n_h = len(X_h)
         self._moved, self._held = X_h * len(X_h) ** -0.5, X_g * len(X_g) ** -0.5
         self._wanted = excess * len(X_h) ** -0.5
         self._d_in, self._alpha, self._writer = X_h.shape[1], alpha, writer
@@ -75,16 +81,38 @@ class _System:
         )
 
     def solve(self, betas: list[float]) -> list[torch.Tensor]:
-        """The exact solutions ``(d_in, m)`` at these betas."""
+        """The exact solution ``(d_in, m)`` at each of these betas, and its derivatives up to a factor."""
         among_samples = len(self._moved) + len(self._held) < self._d_in
-        if not among_samples:
-            P, Q, right = _gram(self._moved), _gram(self._held), self._moved.T @ self._wanted
-            return [self._factorised(P + beta * Q, beta, right) for beta in betas]
+        return self._solve_among_samples(betas) if among_samples else self._solve_among_inputs(betas)
+
+    def _solve_among_inputs(self, betas: list[float]) -> list[torch.Tensor]:
+        P, Q, right = _gram(self._moved), _gram(self._held), self._moved.T @ self._wanted
+        P.diagonal().add_(self._ridge_h)
+        Q.diagonal().add_(self._ridge_g)
         found = []
         for beta in betas:
-            rows = torch.cat([self._moved, self._held * beta**0.5])
-            right = torch.cat([self._wanted, self._wanted.new_zeros(len(self._held), self._wanted.shape[1])])
-            found.append(rows.T @ self._factorised(rows @ rows.T, beta, right))
+            factor = self._factorised(P + beta * Q, beta)
+            A = torch.cholesky_solve(right, factor)
+            found.append(A)
+            for _ in range(DERIVATIVES):
+                A = torch.cholesky_solve(Q @ A, factor)
+                found.append(A)
+        return found
+
+    def _solve_among_samples(self, betas: list[float]) -> list[torch.Tensor]:
+        rows, n_h = torch.cat([self._moved, self._held]), len(self._moved)
+        G = rows @ rows.T
+        right = torch.cat([self._wanted, self._wanted.new_zeros(len(self._held), self._wanted.shape[1])])
+        found = []
+        for beta in betas:
+            weights = torch.cat([torch.ones(n_h), torch.full((len(self._held),), beta)])
+            system = G + torch.diag((self._ridge_h + beta * self._ridge_g) / weights)
+            factor, y = self._factorised(system, beta), right
+            for _ in range(DERIVATIVES + 1):
+                z = torch.cholesky_solve(y / weights[:, None], factor)
+                found.append(rows.T @ z)
+                y = self._ridge_g * z
+                y[n_h:] += G[n_h:] @ z
         return found
 
     def reduce(self, K: torch.Tensor) -> GuardedSolution:
@@ -95,22 +123,20 @@ class _System:
         Q = held.T @ held + self._ridge_g * identity
         lower, info = torch.linalg.cholesky_ex(Q)
         if int(info) != 0:
-            raise self._singular(Q, 0.0)
+            raise self._singular(Q, self._ridge_g)
         half = torch.linalg.solve_triangular(lower, P, upper=False)
         rates, turned = torch.linalg.eigh(torch.linalg.solve_triangular(lower, half.T, upper=False))
         S = torch.linalg.solve_triangular(lower.T, turned, upper=True)
         right = S.T @ (moved.T @ self._wanted.double())
         return GuardedSolution((K.double() @ S).float(), rates.float(), right.float())
 
-    def _factorised(self, gram: torch.Tensor, beta: float, right: torch.Tensor) -> torch.Tensor:
+    def _factorised(self, system: torch.Tensor, beta: float) -> torch.Tensor:
         ridge = self._ridge_h + beta * self._ridge_g
-        gram.diagonal().add_(ridge)
-        factor, info = torch.linalg.cholesky_ex(gram)
+        factor, info = torch.linalg.cholesky_ex(system)
         pivots = factor.diagonal()
         if int(info) != 0 or not ridge > 0 or float(pivots.max() / pivots.min()) ** 2 > MAX_CONDITION:
-            raise self._singular(gram, ridge)
-        solution: torch.Tensor = torch.cholesky_solve(right, factor)
-        return solution
+            raise self._singular(system, ridge)
+        return torch.as_tensor(factor)
 
     def _singular(self, matrix: torch.Tensor, ridge: float) -> NumericalError:
         values = torch.linalg.eigvalsh(matrix.double())
