@@ -15,7 +15,7 @@ from sombrero.edits import (
     project,
 )
 from sombrero.errors import NumericalError, UsageError
-from sombrero.records import LowRankEdit, RuleName
+from sombrero.records import EditParameters, LayerProfile, LowRankEdit, RuleName
 from tests.planned import parameters, plan
 
 
@@ -140,6 +140,13 @@ def test_a_planned_edit_is_the_rule_on_each_writer(tmp_path: Path) -> None:
         low_rank: LowRankEdit = edit[writer.name]
         edited = edit_weight(planned.handle.model.get_submodule(writer.module_path).weight, low_rank, "linear")
         assert (torch.nn.functional.normalize(R, dim=1) @ edited).abs().max() < 1e-5
+
+
+def test_layers_that_are_none_are_refused(tmp_path: Path) -> None:
+    planned = plan("llama", tmp_path)
+    turned = EditParameters("project", "som", None, (0,), {"mlp": LayerProfile(3, 1, 1.0)})
+    with pytest.raises(UsageError, match=r"layers 3\.\.1 of mlp writers are none"):
+        planned.planner.build(turned)
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,8 @@ class EditPlanner:
     def build(self, parameters: EditParameters) -> ModelEdit:
         """The edit that the parameters describe; writers of strength 0 are left out.
 
-        Raises UsageError for an unknown direction set, unit or state index, a strength, alpha or beta out of range, or
-        a rule that cannot be baked into one of the writers; NumericalError for a singular solve.
+        Raises UsageError for an unknown direction set, unit or state index, layers that are none, a strength, alpha or
+        beta out of range, or a rule that cannot be baked into one of the writers; NumericalError for a singular solve.
         """
         chosen = self._validated(parameters)
         bases: dict[int, tuple[torch.Tensor, Basis]] = {}
@@ -137,6 +137,8 @@ class EditPlanner:
         for kind, profile in parameters.profiles.items():
             if not 0.0 <= profile.strength <= MAX_STRENGTH:
                 raise UsageError(f"the strength {profile.strength} of {kind} writers is not in 0..{MAX_STRENGTH:g}")
+            if profile.first > profile.last:
+                raise UsageError(f"the layers {profile.first}..{profile.last} of {kind} writers are none; swap them")
         if parameters.rule == "guarded":
             _require_guards(parameters)
         self._require_bakeable(parameters)
