@@ -23,6 +23,7 @@ from sombrero.records import (
     RenderedPrompt,
     RuleName,
     Writer,
+    WriterKind,
 )
 from sombrero.som import fit_layers
 from sombrero.states import collect_states
@@ -58,9 +59,16 @@ def rendered(texts: tuple[str, ...], prefix: str) -> tuple[RenderedPrompt, ...]:
     return render(tiny_tokenizer(), prompts).prompts
 
 
-def plan(family: str, folder: Path, *, dtype: torch.dtype = torch.float32, attention_bias: bool = False) -> Planned:
+def plan(
+    family: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
+) -> Planned:
     """Save a tiny model, load it as a user would, map it with a 2x2 map."""
-    save_tiny(family, folder, dtype=dtype, attention_bias=attention_bias)
+    save_tiny(family, folder, dtype=dtype, attention_bias=attention_bias, mlp_bias=mlp_bias)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     handle = ModelHandle(model, tiny_tokenizer(), str(folder), folder)
     architecture = find_architecture(model)
@@ -91,7 +99,10 @@ def parameters(
     map_layer: int | None = None,
     n_layers: int = 4,
     directions: str = "som",
+    kinds: tuple[WriterKind, ...] = ("attention", "mlp"),
+    alpha: float = 0.01,
+    beta: float = 1.0,
 ) -> EditParameters:
-    """An edit of both kinds of writer from layer 1 on."""
-    profile = LayerProfile(1, n_layers - 1, strength)
-    return EditParameters(rule, directions, map_layer, units, {"attention": profile, "mlp": profile})
+    """An edit of the given kinds of writer from layer 1 on."""
+    profiles = dict.fromkeys(kinds, LayerProfile(1, n_layers - 1, strength))
+    return EditParameters(rule, directions, map_layer, units, profiles, alpha, beta)

@@ -30,6 +30,7 @@ FILES = {
     "coverage.json",
     "edit.safetensors",
     "effect.json",
+    "leak.json",
     "map/controls.json",
     "map/curves.json",
     "map/directions-k-means.safetensors",
@@ -61,7 +62,7 @@ FILES = {
 STAGES = [
     "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "log-odds", "directions",
     "layers", "units", "quality", "curves", "manifold", "controls",
-    "search", "effect", "edit", "verification", "summary",
+    "search", "effect", "edit", "leak", "verification", "summary",
 ]  # fmt: skip
 MOMENTS = (
     "entered=states of harmless",
@@ -137,10 +138,22 @@ def test_the_summary_says_what_the_records_say(finished: Finished) -> None:
     assert summary["edit"]["trial"] == chosen["number"] == effect["chosen"]
     assert [entry["trial"] for entry in summary["finalists"]] == [entry["number"] for entry in effect["finalists"]]
     assert summary["live_equals_baked"]["flips"] == verification["flips"]
+    leaks, leak = read(folder / "leak.json"), summary["coverage"]["leak"]
+    assert {entry["layer"] for entry in leaks} == edited_layers(summary["edit"])
+    assert leak["layers"] == len(leaks) and leak["max"] == max(entry["ratio"] for entry in leaks)
+    assert leak["bound"] == finished.config.search.max_leak
+    assert leak["within_bound"] == (leak["max"] <= leak["bound"])
+    assert summary["rules_left_out"] == {}
     states = [json.loads(line)["state"] for line in (folder / "trials.jsonl").read_text().splitlines()]
     assert summary["trials"] == {state: states.count(state) for state in ("generated", "screened", "failed")}
     assert len(states) == TRIALS
     assert set(summary["seconds"]) == set(STAGES) - {"summary"}
+
+
+def edited_layers(edit: dict[str, Any]) -> set[int]:
+    """The layers in which a writer has a strength."""
+    profiles = [profile for profile in edit["layers"].values() if profile["strength"] > 0]
+    return {layer for profile in profiles for layer in range(profile["first"], profile["last"] + 1)}
 
 
 def test_the_report_prompts_are_no_others(finished: Finished) -> None:

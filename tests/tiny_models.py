@@ -69,17 +69,21 @@ def tiny_model(
     seed: int = 0,
     tie: bool = False,
     attention_bias: bool = False,
+    mlp_bias: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """Return a random model of ``family`` in evaluation mode; the same arguments give the same weights.
 
     tie: the output head shares the embedding. attention_bias: o_proj has a bias too (FAMILIES_WITH_OUTPUT_BIAS alone;
-    qwen2 has biases on q, k and v in any case).
+    qwen2 has biases on q, k and v in any case). mlp_bias: the MLP's projections have one each (llama alone).
     """
+    if mlp_bias and family != "llama":
+        raise ValueError(f"{family} has no MLP bias; take llama")
     if attention_bias and family not in FAMILIES_WITH_OUTPUT_BIAS:
         raise ValueError(f"{family} has no o_proj bias; take one of {FAMILIES_WITH_OUTPUT_BIAS}")
     config_class, model_class = _CLASSES[family]
     extra: dict[str, Any] = {"attention_bias": True} if attention_bias else {}
+    extra |= {"mlp_bias": True} if mlp_bias else {}
     if family in ("qwen3", "mistral"):
         extra["head_dim"] = WIDTH // 4
     config = config_class(
@@ -111,12 +115,13 @@ def save_tiny(
     seed: int = 0,
     tie: bool = False,
     attention_bias: bool = False,
+    mlp_bias: bool = False,
 ) -> Path:
     """Save a tiny model and its tokenizer as a checkpoint folder, in several shards when ``max_shard_size`` is given.
 
     The weights take about 210 kB in float32, so "60KB" gives four to five shards. Returns ``folder``.
     """
-    model = tiny_model(family, seed=seed, tie=tie, attention_bias=attention_bias, dtype=dtype)
+    model = tiny_model(family, seed=seed, tie=tie, attention_bias=attention_bias, mlp_bias=mlp_bias, dtype=dtype)
     model.save_pretrained(folder, max_shard_size=max_shard_size or "1GB")
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -92,10 +92,17 @@ class SearchConfig(Section):
 
     goal: Literal["suppress"] = "suppress"
     trials: int = Field(48, ge=1, description="Trials in all, screened ones included.")
-    rules: tuple[RuleName, ...] = ("guarded", "project", "compose")
+    rules: tuple[RuleName, ...] = Field(
+        ("guarded", "project", "compose"),
+        min_length=1,
+        description="Of project, compose, affine, norm, guarded; one that cannot be baked into the model is left out.",
+    )
     max_units: int = Field(3, ge=1, description="At most this many of the most salient units in one edit.")
     target_rate: float = Field(0.05, ge=0, le=1, description="Pick the cheapest edit with at most this refusal rate.")
     max_kl: float = Field(0.15, gt=0, description="First-token KL (nats) that the picked edit should not exceed.")
+    max_leak: float = Field(
+        0.1, ge=0, description="A run says when its edit leaves more than this share of the component it is made along."
+    )
     finalists: int = Field(3, ge=1, description="Edits of the front re-scored on the reporting prompts.")
     storage: str | None = Field(None, description="Optuna storage URL; default: an SQLite file in the run folder.")
 

@@ -20,6 +20,7 @@ from sombrero.records import (
     Effect,
     HiddenStates,
     LayerAccounting,
+    LayerLeak,
     Manifold,
     MapQuality,
     ModelEdit,
@@ -31,9 +32,8 @@ from sombrero.records import (
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import RunFolder, fingerprint, peak_rss_bytes, write_bytes, write_json
-from sombrero.search import BETAS
 from sombrero.session import Session
-from sombrero.stages import baking, controls, layers, mapping, searching
+from sombrero.stages import baking, controls, layers, leak, mapping, searching
 from sombrero.stages.controls import DIRECTION_SETS, EDITED, Controls
 from sombrero.stages.log_odds import PromptLogOdds, measure_log_odds
 from sombrero.stages.provenance import card_data, provenance
@@ -74,13 +74,15 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Every stage; returns the summary."""
         self.check_identity()
+        searching.usable_rules(self.session)  # before minutes are spent on a map
         mapped = self.map()
         scores = self.search(mapped)
         effect = self.measure(scores)
         edit = self.chosen_edit(effect)
+        leaks = self.leak(edit)
         self.__dict__.pop("planner", None)  # with its states: the bake is measured beside the base model
         verification = self.bake(effect, edit)
-        summary = self.summarize(mapped, scores, effect, edit, verification)
+        summary = self.summarize(mapped, scores, effect, edit, leaks, verification)
         self.show()
         return summary
 
@@ -122,7 +124,9 @@ class Pipeline:
         """The study, up to the configured number of trials."""
         path = self.folder.path / "trials.jsonl"
         settings = self.config.search
-        same_study = settings.model_dump(mode="json", exclude={"trials", "finalists", "target_rate", "max_kl"})
+        same_study = settings.model_dump(
+            mode="json", exclude={"trials", "finalists", "target_rate", "max_kl", "max_leak"}
+        )
         identity = fingerprint([same_study, self.config.seed, self._upstream("directions", "baseline", "layers")])
 
         def make() -> tuple[TrialScore, ...]:
@@ -165,6 +169,15 @@ class Pipeline:
             lambda: load_edit(path),
         )
 
+    def leak(self, edit: ModelEdit) -> list[LayerLeak]:
+        """What the edited layers still write along the edit's directions."""
+        return self.folder.once_json(
+            "leak",
+            self._upstream("edit"),
+            list[LayerLeak],
+            lambda: leak.measure_leak(self.session, edit, self.progress),
+        )
+
     def bake(self, effect: Effect, edit: ModelEdit) -> Verification:
         """The baked checkpoint in ``model/``, reloaded and measured again, with its card."""
         out = self.folder.path / "model"
@@ -184,16 +197,18 @@ class Pipeline:
         scores: tuple[TrialScore, ...],
         effect: Effect,
         edit: ModelEdit,
+        leaks: list[LayerLeak],
         verification: Verification,
     ) -> dict[str, Any]:
         """``summary.json``. Timings are those of the stages when they were made."""
         path = self.folder.path / "summary.json"
-        key = self._upstream("verification", "search")
+        key = self._upstream("verification", "search", "leak")
 
         def make() -> dict[str, Any]:
-            return summarize(
-                self.session.handle, self.config.search.goal, effect, edit, scores, mapped.accounting, verification
-            ) | {"seconds": self.folder.seconds, "peak_rss_bytes": peak_rss_bytes()}
+            return summarize(self.session, effect, edit, scores, mapped.accounting, leaks, verification) | {
+                "seconds": self.folder.seconds,
+                "peak_rss_bytes": peak_rss_bytes(),
+            }
 
         return self.folder.once(
             "summary", key, make, lambda s: write_json(path, s), lambda: json.loads(path.read_bytes())
@@ -204,7 +219,9 @@ class Pipeline:
         """Builds edits. Needs the map stages to be finished."""
         harmful, harmless = self._states("harmful"), self._states("harmless")
         directions = controls.load_directions(self.folder.path / "map", EDITED)
-        return EditPlanner(self.session.handle, self.session.writers, directions, harmful, harmless, BETAS)
+        choice = self.folder.load_json("layers", LayerChoice, under="map")
+        states = (choice.state,)
+        return EditPlanner(self.session.handle, self.session.writers, directions, harmful, harmless, states)
 
     def check_identity(self) -> None:
         """Refuse a folder whose run was made with another checkpoint or other prompts. Raises RunError."""

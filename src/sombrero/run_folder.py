@@ -90,14 +90,21 @@ class RunFolder:
         """:meth:`once` for a record of type ``kind`` that is kept as ``NAME.json``, below the folder ``under``."""
         path = self.path / under / f"{name}.json"
         adapter = TypeAdapter(kind)
+        return self.once(
+            name,
+            inputs,
+            make,
+            lambda value: write_bytes(path, adapter.dump_json(value, indent=1)),
+            lambda: self.load_json(name, kind, under=under),
+        )
 
-        def load() -> T:
-            try:
-                return adapter.validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
-                raise RunError(f"the record {path} cannot be read: {error}; start over with --fresh") from error
-
-        return self.once(name, inputs, make, lambda value: write_bytes(path, adapter.dump_json(value, indent=1)), load)
+    def load_json(self, name: str, kind: type[T], *, under: str = "") -> T:
+        """The record of a stage that :meth:`once_json` finished. Raises RunError when it is missing or damaged."""
+        path = self.path / under / f"{name}.json"
+        try:
+            return TypeAdapter(kind).validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise RunError(f"the record {path} cannot be read: {error}; start over with --fresh") from error
 
     def is_finished(self, name: str, key: str) -> bool:
         """Whether the stage was finished with exactly these inputs."""

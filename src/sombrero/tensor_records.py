@@ -36,13 +36,13 @@ def load_record(kind: type[T], path: Path) -> T:
 
 
 def save_edit(edit: ModelEdit, path: Path) -> None:
-    """Write an edit: ``WRITER/V``, ``WRITER/A`` and, where there is one, ``WRITER/c``."""
+    """Write an edit: ``WRITER/V``, ``WRITER/A`` and, where there is one, ``WRITER/c`` and ``WRITER/row_scale``."""
     tensors: dict[str, torch.Tensor] = {}
     for name, low_rank in edit.items():
         # own memory for each: writers of a layer share V, and safetensors refuses tensors that share memory
         tensors |= {f"{name}/V": _owned(low_rank.V), f"{name}/A": _owned(low_rank.A)}
-        if low_rank.c is not None:
-            tensors[f"{name}/c"] = _owned(low_rank.c)
+        optional = {f"{name}/c": low_rank.c, f"{name}/row_scale": low_rank.row_scale}
+        tensors |= {key: _owned(tensor) for key, tensor in optional.items() if tensor is not None}
     _write(tensors, {name: low_rank.strength for name, low_rank in edit.items()}, path)
 
 
@@ -50,7 +50,13 @@ def load_edit(path: Path) -> ModelEdit:
     """Read what :func:`save_edit` wrote. Raises RunError when the file is missing or damaged."""
     tensors, strengths = _read(path)
     return {
-        name: LowRankEdit(tensors[f"{name}/V"], tensors[f"{name}/A"], tensors.get(f"{name}/c"), strength)
+        name: LowRankEdit(
+            tensors[f"{name}/V"],
+            tensors[f"{name}/A"],
+            tensors.get(f"{name}/c"),
+            strength,
+            tensors.get(f"{name}/row_scale"),
+        )
         for name, strength in strengths.items()
     }
 

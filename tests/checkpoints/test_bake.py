@@ -158,6 +158,24 @@ def test_an_edit_that_does_nothing_touches_nothing(tmp_path: Path) -> None:
     verify_untouched(source, report.out, report.edited)
 
 
+def test_rows_are_rescaled_where_nothing_is_removed(tmp_path: Path) -> None:
+    """A writer's weight and bias, and no other tensor; two edits that differ in nothing else are two bakes."""
+    source = save_tiny("llama", tmp_path / "base", attention_bias=True)
+    writers = tiny_writers(source, (1,))
+    scale = torch.linspace(0.5, 2.0, 32)
+    edit = {name: replace(change, strength=0.0, row_scale=scale) for name, change in random_edit(writers).items()}
+    report = bake(source, edit, writers, tmp_path / "out", provenance=PROVENANCE)
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, report.out))
+    assert set(report.edited) == {w.weight_name for w in writers} | {w.bias_name for w in writers if w.bias_name}
+    for name in report.edited:
+        rows = scale[:, None] if name.endswith("weight") else scale
+        assert torch.equal(after[name], before[name] * rows)
+    verify_untouched(source, report.out, report.edited)
+    other = {name: replace(change, row_scale=scale.flip(0)) for name, change in edit.items()}
+    with pytest.raises(CheckpointError, match="holds another bake"):
+        bake(source, other, writers, tmp_path / "out", provenance=PROVENANCE)
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "base", dtype=torch.float16)
     writers = tiny_writers(source, (1,))
@@ -173,6 +191,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
         ({first.name: edit["1.mlp"]}, writers, CheckpointError, "another model"),
         ({first.name: replace(edit[first.name], c=torch.ones(2))}, writers, CheckpointError, "has no bias"),
         ({first.name: replace(edit[first.name], A=edit[first.name].A / 0)}, writers, NumericalError, "not finite"),
+        (
+            {first.name: replace(edit[first.name], row_scale=torch.ones(3))},
+            writers,
+            CheckpointError,
+            "rescales rows by",
+        ),
+        (
+            {first.name: replace(edit[first.name], row_scale=torch.full((32,), torch.inf))},
+            writers,
+            NumericalError,
+            "not finite",
+        ),
         ({first.name: replace(edit[first.name], strength=float("nan"))}, writers, NumericalError, "not finite"),
         ({first.name: replace(edit[first.name], strength=1e7)}, writers, NumericalError, "not finite after"),
     ]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,9 @@ def edit() -> LowRankEdit:
 
 
 @pytest.mark.parametrize("layout", ["linear", "conv1d"])
-def test_output_and_weight_kernels_agree(edit: LowRankEdit, layout: Layout) -> None:
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_output_and_weight_kernels_agree(edit: LowRankEdit, layout: Layout, rescaled: bool) -> None:
+    edit = replace(edit, row_scale=torch.linspace(0.2, 3.0, 6) if rescaled else None)
     W, b, x = torch.randn(6, 4), torch.randn(6), torch.randn(3, 5, 4)
     stored = W if layout == "linear" else W.T.contiguous()
     baked = edit_weight(stored, edit, layout)
@@ -37,6 +41,20 @@ def test_dtypes_are_kept_and_float64_is_computed_in_float64(edit: LowRankEdit) -
 def test_an_edit_without_c_leaves_the_bias_alone(edit: LowRankEdit) -> None:
     bias = torch.randn(6)
     assert edit_bias(bias, LowRankEdit(edit.V, edit.A, None, 1.0)) is bias
+
+
+def test_a_bias_is_rescaled_with_its_row(edit: LowRankEdit) -> None:
+    bias, scale = torch.randn(6), torch.linspace(0.2, 3.0, 6)
+    assert torch.allclose(edit_bias(bias, LowRankEdit(edit.V, edit.A, None, 1.0, scale)), scale * bias)
+    both = replace(edit, row_scale=scale)
+    assert torch.allclose(edit_bias(bias, both), scale * edit_bias(bias, edit))
+
+
+def test_the_weight_that_is_given_stays_as_it_is(edit: LowRankEdit) -> None:
+    W = torch.randn(6, 4)
+    before = W.clone()
+    edit_weight(W, replace(edit, row_scale=torch.full((6,), 2.0)), "linear")
+    assert torch.equal(W, before)
 
 
 def test_a_weight_of_another_shape_is_refused(edit: LowRankEdit) -> None:

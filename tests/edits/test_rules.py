@@ -3,9 +3,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from sombrero.edits import compose, edit_weight, guarded, orthonormal_basis, project, solve_guarded
+from sombrero.edits import (
+    affine,
+    bakeable_kinds,
+    bakeable_rules,
+    compose,
+    edit_bias,
+    edit_weight,
+    norm,
+    orthonormal_basis,
+    project,
+)
 from sombrero.errors import NumericalError, UsageError
-from sombrero.records import LowRankEdit
+from sombrero.records import EditParameters, LayerProfile, LowRankEdit, RuleName
 from tests.planned import parameters, plan
 
 
@@ -59,41 +69,66 @@ def test_compose_is_the_ordered_product(generator: torch.Generator) -> None:
     assert not torch.allclose(edit_weight(W, reversed_edit, "linear").double(), product @ W.double(), atol=1e-3)
 
 
-@pytest.mark.parametrize("d_in", [5, 90])
-def test_guarded_solves_its_least_squares(generator: torch.Generator, d_in: int) -> None:
-    """Both solvers (fewer and more samples than inputs) against an independent solution of the stacked system."""
-    X_h, X_g = torch.randn(9, 2, d_in, generator=generator), torch.randn(14, 2, d_in, generator=generator)
-    W, R = torch.randn(12, d_in, generator=generator), torch.randn(12, 2, generator=generator)
-    alpha, beta = 0.05, 2.0
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_affine_moves_the_component_to_the_harmless_mean(generator: torch.Generator, strength: float) -> None:
+    """Against Marshall et al.'s formula on outputs, ``y - s V (V^T y - mean V^T y_g)``; at 1 the mean alone is left."""
+    W, b, R, X_g, x = (torch.randn(n, generator=generator) for n in ((12, 7), (12,), (12, 3), (20, 7), (5, 7)))
     basis = orthonormal_basis(R)
-    solution = solve_guarded(X_h, X_g, W.T @ R, alpha=alpha, betas=[1.0, beta], writer="w")[beta]
-    edit = guarded(basis, solution, 1.0)
-    target = ((X_h - X_g.mean(0)) @ W.T @ basis.V).flatten(0, 1)
-    rows = torch.cat([X_h.flatten(0, 1) / 18**0.5, X_g.flatten(0, 1) * (beta / 28) ** 0.5])
-    ridge = alpha * rows.square().sum() / d_in
-    stacked = torch.cat([rows, ridge**0.5 * torch.eye(d_in)]).double()
-    wanted = torch.cat([target / 18**0.5, torch.zeros(28 + d_in, 2)]).double()
-    assert torch.allclose(edit.A.double(), torch.linalg.lstsq(stacked, wanted).solution, atol=1e-4)
-    assert edit.c is None
+    edit = affine(basis, W.T @ R, X_g.mean(0), strength)
+    component, mean = (x @ W.T + b) @ basis.V, ((X_g @ W.T + b) @ basis.V).mean(0)
+    expected = x @ W.T + b - strength * (component - mean) @ basis.V.T
+    edited = x @ edit_weight(W, edit, "linear").T + edit_bias(b, edit)
+    assert torch.allclose(edited, expected, atol=1e-5)
+    left = abs(1 - strength) * (component - mean)
+    assert torch.allclose((edited @ basis.V - mean).abs(), left.abs(), atol=1e-5)
 
 
-def test_guarded_moves_harmful_keys_and_holds_harmless_ones(generator: torch.Generator) -> None:
-    X_h, X_g = torch.randn(9, 1, 60, generator=generator) + 0.5, torch.randn(14, 1, 60, generator=generator)
-    W, R = torch.randn(12, 60, generator=generator), torch.randn(12, 1, generator=generator)
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])
+def test_norm_restores_the_norm_of_every_row(generator: torch.Generator, strength: float) -> None:
+    """Against the dense computation in float64, which makes the projected weight and measures its rows."""
+    W, b, R = (torch.randn(*shape, generator=generator) for shape in ((12, 7), (12,), (12, 3)))
+    W[4] = b[4] = 0.0  # a row that writes nothing must not begin to
     basis = orthonormal_basis(R)
-    solution = solve_guarded(X_h, X_g, W.T @ R, alpha=1e-4, betas=[1.0], writer="w")[1.0]
-    edited = edit_weight(W, guarded(basis, solution, 1.0), "linear")
-    mean = (X_g @ W.T @ basis.V).mean(0)
-    before, after = X_h @ W.T @ basis.V - mean, X_h @ edited.T @ basis.V - mean
-    assert after.norm() < 0.05 * before.norm()
-    assert (X_g @ (edited - W).T).norm() < 0.05 * (X_h @ (edited - W).T).norm()
+    edit = norm(basis, W.T @ R, W @ W.T @ R, W.square().sum(1), b, strength, writer="w")
+    rows, V = torch.cat([W, b[:, None]], dim=1).double(), basis.V.double()
+    edited = torch.cat([edit_weight(W, edit, "linear"), edit_bias(b, edit)[:, None]], dim=1).double()
+    assert torch.allclose(edited.norm(dim=1), rows.norm(dim=1), atol=1e-5)
+    projected = rows - strength * V @ (V.T @ rows)
+    scale = rows.norm(dim=1) / projected.norm(dim=1).clamp_min(1e-9)
+    assert torch.allclose(edited, scale[:, None] * projected, atol=1e-5)
+    alone = norm(basis, W.T @ R, W @ W.T @ R, W.square().sum(1), None, strength, writer="w")
+    assert torch.allclose(edit_weight(W, alone, "linear").norm(dim=1), W.norm(dim=1), atol=1e-5)
 
 
-def test_a_singular_solve_names_the_writer_and_its_condition() -> None:
-    with pytest.raises(NumericalError, match=r"writer 3\.mlp.*condition number"):
-        solve_guarded(
-            torch.zeros(4, 1, 6), torch.zeros(5, 1, 6), torch.ones(6, 1), alpha=0.01, betas=[1.0], writer="3.mlp"
-        )
+def test_a_row_of_which_nothing_is_left_is_refused_and_never_blown_up(generator: torch.Generator) -> None:
+    W, R = torch.randn(12, 7, generator=generator), torch.eye(12)[:, 5:6]
+    products = W.T @ R, W @ W.T @ R, W.square().sum(1)
+    with pytest.raises(NumericalError, match=r"writer 3\.mlp.*row 5 \(condition number"):
+        norm(orthonormal_basis(R), *products, None, 1.0, writer="3.mlp")
+    half = norm(orthonormal_basis(R), *products, None, 0.5, writer="3.mlp")
+    assert half.row_scale is not None and half.row_scale[5] == pytest.approx(2.0, rel=1e-5)
+
+
+def test_a_rule_that_needs_biases_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    without = plan("llama", tmp_path / "without").writers
+    attention = plan("llama", tmp_path / "attention", attention_bias=True).writers
+    both = plan("llama", tmp_path / "both", attention_bias=True, mlp_bias=True).writers
+    rules: tuple[RuleName, ...] = ("guarded", "affine", "norm")
+    kept, refused = bakeable_rules(rules, without)
+    assert kept == ("guarded", "norm") and set(refused) == {"affine"}
+    assert "8 of 8 writers have no bias tensor" in refused["affine"] and "self_attn.o_proj" in refused["affine"]
+    assert bakeable_kinds("affine", without) == set()
+    assert bakeable_kinds("affine", attention) == {"attention"}
+    assert bakeable_rules(rules, attention) == bakeable_rules(rules, both) == (rules, {})
+    assert bakeable_kinds("affine", both) == bakeable_kinds("project", without) == {"attention", "mlp"}
+
+
+def test_the_planner_refuses_what_could_not_be_baked(tmp_path: Path) -> None:
+    planned = plan("qwen3", tmp_path, attention_bias=True)
+    with pytest.raises(UsageError, match=r"4 of 4 writers have no bias.*give mlp writers strength 0"):
+        planned.planner.build(parameters("affine"))
+    edit = planned.planner.build(parameters("affine", kinds=("attention",)))
+    assert set(edit) == {"1.attention", "2.attention", "3.attention"}
 
 
 def test_a_planned_edit_is_the_rule_on_each_writer(tmp_path: Path) -> None:
@@ -107,6 +142,13 @@ def test_a_planned_edit_is_the_rule_on_each_writer(tmp_path: Path) -> None:
         assert (torch.nn.functional.normalize(R, dim=1) @ edited).abs().max() < 1e-5
 
 
+def test_layers_that_are_none_are_refused(tmp_path: Path) -> None:
+    planned = plan("llama", tmp_path)
+    turned = EditParameters("project", "som", None, (0,), {"mlp": LayerProfile(3, 1, 1.0)})
+    with pytest.raises(UsageError, match=r"layers 3\.\.1 of mlp writers are none"):
+        planned.planner.build(turned)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -116,9 +158,17 @@ def test_a_planned_edit_is_the_rule_on_each_writer(tmp_path: Path) -> None:
         ({"map_layer": 7}, "not a state index"),
         ({"strength": -1.0}, "strength -1.0"),
         ({"strength": float("nan")}, "strength nan"),
+        ({"strength": 10.5}, r"strength 10.5 .* 0\.\.10"),
+        ({"units": (1, 1)}, "each at most once"),
+        ({"units": (-1,)}, "not among the 4"),
+        ({"map_layer": -1}, "not a state index"),
+        ({"rule": "guarded", "beta": 0.01}, r"beta 0.01 is not in 0.2..8"),
+        ({"rule": "guarded", "beta": float("nan")}, "beta nan"),
+        ({"rule": "guarded", "alpha": 0.0}, "alpha 0.0 is not above 0"),
+        ({"rule": "guarded", "alpha": float("inf")}, "alpha inf"),
     ],
 )
 def test_parameters_out_of_range_are_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
     planned = plan("llama", tmp_path)
     with pytest.raises(UsageError, match=message):
-        planned.planner.build(parameters("project", **change))  # type: ignore[arg-type]
+        planned.planner.build(parameters(**{"rule": "project", **change}))  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import comb
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from optuna.samplers import PartialFixedSampler, RandomSampler
 
 from sombrero.errors import UsageError
-from sombrero.records import DirectionSet
+from sombrero.records import DirectionSet, RuleName
 from sombrero.search import SearchSpace, make_space
 from sombrero.search.space import BETAS, STRENGTHS
 
-RULES: tuple[Any, ...] = ("guarded", "project", "compose")
+RULES: tuple[Any, ...] = get_args(RuleName)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -64,6 +64,15 @@ def test_every_suggestion_lies_in_the_space(space: SearchSpace, seed: int) -> No
         low, high = STRENGTHS[kind]
         assert low <= profile.strength <= high
         assert 0 <= profile.first <= space.middle <= profile.last <= space.n_layers - 1
+
+
+def test_a_rule_edits_the_kinds_of_writers_that_can_hold_it() -> None:
+    """Where attention alone has biases, ``affine`` is searched for there, and the others everywhere."""
+    kinds = {"affine": frozenset({"attention"}), "project": frozenset(STRENGTHS)}
+    space = make_space(3, ("affine", "project"), directions(3, [1, 5, 5, 5]), 3, 2, kinds)  # type: ignore[arg-type]
+    for seed in range(20):
+        _, parameters = ask(space, seed)
+        assert set(parameters.profiles) == kinds[parameters.rule]
 
 
 @settings(max_examples=40, deadline=None)

@@ -33,7 +33,8 @@ class TensorEdit:
 
 
 def plan_edits(index: CheckpointIndex, edit: ModelEdit, writers: Sequence[Writer]) -> dict[str, TensorEdit]:
-    """Return tensor name -> its edit. An edit that removes nothing (strength, V or A and c zero) changes no tensor.
+    """Return tensor name -> its edit. A tensor that an edit does not change is not named: nothing is removed where
+    strength, V, or A and c are zero, and no row is rescaled where row_scale is None.
 
     Raises CheckpointError when the edit, the writers and the checkpoint do not belong together, or the edit shifts the
     bias of a writer that has none; NumericalError when the edit is not finite.
@@ -43,13 +44,15 @@ def plan_edits(index: CheckpointIndex, edit: ModelEdit, writers: Sequence[Writer
     for name, change in edit.items():
         writer = named[name]
         _check_edit(writer, change)
-        if change.strength == 0 or not change.V.any():
-            continue
         parts: list[tuple[str, Literal["weight", "bias"]]] = []
-        if change.A.any():
+        removes = change.strength != 0 and bool(change.V.any())
+        rescales = change.row_scale is not None
+        if rescales or (removes and change.A.any()):
             parts.append((writer.weight_name, "weight"))
-        if change.c is not None and change.c.any():
+        if removes and change.c is not None and change.c.any():
             parts.append((_bias_of(writer), "bias"))
+        elif rescales and writer.bias_name is not None:
+            parts.append((writer.bias_name, "bias"))
         for tensor_name, part in parts:
             if tensor_name in planned:
                 raise CheckpointError(
@@ -74,6 +77,8 @@ def digest_edit(edit: ModelEdit) -> str:
             plain = tensor.detach().to(device="cpu", dtype=torch.float64).contiguous()
             digest.update(f"\0{tuple(plain.shape)}".encode())
             digest.update(plain.numpy().tobytes())
+        if change.row_scale is not None:
+            digest.update(b"\0row_scale" + change.row_scale.detach().to("cpu", torch.float64).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -116,7 +121,13 @@ def _check_edit(writer: Writer, edit: LowRankEdit) -> None:
             f"the edit of {writer.name} has V {tuple(edit.V.shape)}, A {tuple(edit.A.shape)}, c {c_shape}; expected "
             f"V ({writer.d_out}, K), A ({writer.d_in}, K), c (K,); the edit was made for another model"
         )
-    finite = all(bool(torch.isfinite(part).all()) for part in (edit.V, edit.A, edit.c) if part is not None)
+    if edit.row_scale is not None and edit.row_scale.shape != (writer.d_out,):
+        raise CheckpointError(
+            f"the edit of {writer.name} rescales rows by {tuple(edit.row_scale.shape)} numbers; the writer has "
+            f"{writer.d_out} rows; the edit was made for another model"
+        )
+    parts = (edit.V, edit.A, edit.c, edit.row_scale)
+    finite = all(bool(torch.isfinite(part).all()) for part in parts if part is not None)
     if not finite or not abs(edit.strength) < float("inf"):
         raise NumericalError(
             f"the edit of {writer.name} (strength {edit.strength}) holds numbers that are not finite; fit it again"
@@ -127,7 +138,7 @@ def _bias_of(writer: Writer) -> str:
     if writer.bias_name is None:
         raise CheckpointError(
             f"the edit of {writer.name} moves its bias (c is not zero), and the architecture has no bias there; take a "
-            "rule without c (project, compose or guarded)"
+            "rule without c (project, compose, norm or guarded)"
         )
     return writer.bias_name
 

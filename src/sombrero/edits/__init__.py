@@ -1,15 +1,33 @@
-"""Edits: the kernel, the rules, live hooks and the coverage proof."""
+"""Edits: the kernel, the rules, live hooks, and the proofs of coverage: residual accounting and the leak check."""
 
 from sombrero.edits.coverage import account_residuals
+from sombrero.edits.guards import BETA_RANGE, GuardedSolution, solve_guarded
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
+from sombrero.edits.leak import check_leak
 from sombrero.edits.live import edited, live_edit
 from sombrero.edits.planner import EditPlanner
-from sombrero.edits.rules import Basis, compose, guarded, orthonormal_basis, project, solve_guarded
+from sombrero.edits.rules import (
+    Basis,
+    affine,
+    bakeable_kinds,
+    bakeable_rules,
+    compose,
+    guarded,
+    norm,
+    orthonormal_basis,
+    project,
+)
 
 __all__ = [
+    "BETA_RANGE",
     "Basis",
     "EditPlanner",
+    "GuardedSolution",
     "account_residuals",
+    "affine",
+    "bakeable_kinds",
+    "bakeable_rules",
+    "check_leak",
     "compose",
     "edit_bias",
     "edit_output",
@@ -17,6 +35,7 @@ __all__ = [
     "edited",
     "guarded",
     "live_edit",
+    "norm",
     "orthonormal_basis",
     "project",
     "solve_guarded",

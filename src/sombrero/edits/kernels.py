@@ -1,7 +1,12 @@
 """The one kernel of an edit, on a writer's output (live trial) and on its weight (bake).
 
-An edit removes ``strength * V (A^T x + c)`` from ``y = W x + b`` (DESIGN §2). On the output that is two thin matrix
-products; on the weight it is the same term folded in: ``W' = W - strength * V A^T``, ``b' = b - strength * V c``.
+An edit removes ``strength * V (A^T x + c)`` from ``y = W x + b``, then multiplies every row by its ``row_scale``, where
+it has one (DESIGN §2): with D the diagonal matrix of these,
+
+    y' = D (y - strength * V (A^T x + c)),   W' = D (W - strength * V A^T),   b' = D (b - strength * V c).
+
+On the output that is two thin matrix products. D is not of low rank, but multiplies the output as it does the weight,
+so a live trial needs no copy of the weight for it either.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ def edit_output(y: torch.Tensor, x: torch.Tensor, edit: LowRankEdit) -> torch.Te
     if edit.c is not None:
         amount = amount + edit.c.to(device=x.device, dtype=dtype)
     V = edit.V.to(device=y.device, dtype=dtype)
-    return (y.to(dtype) - edit.strength * (amount.to(y.device) @ V.T)).to(y.dtype)
+    return _rescaled(y.to(dtype) - edit.strength * (amount.to(y.device) @ V.T), edit).to(y.dtype)
 
 
 def edit_weight(weight: torch.Tensor, edit: LowRankEdit, layout: Layout) -> torch.Tensor:
@@ -36,13 +41,27 @@ def edit_weight(weight: torch.Tensor, edit: LowRankEdit, layout: Layout) -> torc
             f"a {layout} weight of shape {tuple(weight.shape)} cannot take an edit with V {tuple(V.shape)} and "
             f"A {tuple(A.shape)}; the edit was made for another model"
         )
-    return torch.addmm(weight.to(dtype), left, right.T, alpha=-edit.strength).to(weight.dtype)
+    edited = torch.addmm(weight.to(dtype), left, right.T, alpha=-edit.strength)
+    if edit.row_scale is not None:
+        scale = edit.row_scale.to(device=weight.device, dtype=dtype)
+        edited *= scale[:, None] if layout == "linear" else scale
+    return edited.to(weight.dtype)
 
 
 def edit_bias(bias: torch.Tensor, edit: LowRankEdit) -> torch.Tensor:
-    """Return ``b' = b - strength * V c`` ``(d,)`` in the dtype of ``bias``; ``bias`` itself when the edit has no c."""
-    if edit.c is None:
+    """Return ``b'`` ``(d,)`` in the dtype of ``bias``; ``bias`` itself when the edit has neither c nor row_scale."""
+    if edit.c is None and edit.row_scale is None:
         return bias
     dtype = torch.promote_types(bias.dtype, torch.float32)
-    shift = edit.V.to(device=bias.device, dtype=dtype) @ edit.c.to(device=bias.device, dtype=dtype)
-    return (bias.to(dtype) - edit.strength * shift).to(bias.dtype)
+    edited = bias.to(dtype)
+    if edit.c is not None:
+        shift = edit.V.to(device=bias.device, dtype=dtype) @ edit.c.to(device=bias.device, dtype=dtype)
+        edited = edited - edit.strength * shift
+    return _rescaled(edited, edit).to(bias.dtype)
+
+
+def _rescaled(values: torch.Tensor, edit: LowRankEdit) -> torch.Tensor:
+    """``D values`` for values ``(..., d)``."""
+    if edit.row_scale is None:
+        return values
+    return values * edit.row_scale.to(device=values.device, dtype=values.dtype)

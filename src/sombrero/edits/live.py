@@ -11,7 +11,7 @@ from torch import nn
 
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.errors import ArchitectureError
-from sombrero.records import Layout, LowRankEdit, ModelEdit, ModelHandle, Subject, Writer
+from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer
 
 Hook = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
 
@@ -26,7 +26,8 @@ def live_edit(
     rounded to the weight's dtype, as the bake stores it. That holds a copy of these weights for as long as it lasts;
     without it, the edit is two thin products beside the writer, exact in float32, and nothing is copied.
 
-    Raises ArchitectureError when the edit names a writer that the model does not have.
+    Raises ArchitectureError when the edit names a writer that the model does not have, or, with ``rounded``, moves a
+    bias of one that has none.
     """
     by_name = {writer.name: writer for writer in writers}
     unknown = sorted(set(edit) - set(by_name))
@@ -36,7 +37,7 @@ def live_edit(
     try:
         for name, low_rank in edit.items():
             module = handle.model.get_submodule(by_name[name].module_path)
-            hook = _replace(low_rank, module, by_name[name].layout) if rounded else _correct(_placed(low_rank, module))
+            hook = _replace(low_rank, module, by_name[name]) if rounded else _correct(_placed(low_rank, module))
             hooks.append(module.register_forward_hook(hook))
         yield handle
     finally:
@@ -52,8 +53,9 @@ def edited(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit, *, r
 def _placed(edit: LowRankEdit, module: nn.Module) -> LowRankEdit:
     """The edit's tensors where the module's weight is, in float32: moved once, not at every token."""
     device = next(module.parameters()).device
-    c = None if edit.c is None else edit.c.to(device, torch.float32)
-    return LowRankEdit(edit.V.to(device, torch.float32), edit.A.to(device, torch.float32), c, edit.strength)
+    V, A = edit.V.to(device, torch.float32), edit.A.to(device, torch.float32)
+    c, row_scale = (None if part is None else part.to(device, torch.float32) for part in (edit.c, edit.row_scale))
+    return LowRankEdit(V, A, c, edit.strength, row_scale)
 
 
 def _correct(edit: LowRankEdit) -> Hook:
@@ -63,10 +65,15 @@ def _correct(edit: LowRankEdit) -> Hook:
     return hook
 
 
-def _replace(edit: LowRankEdit, module: nn.Module, layout: Layout) -> Hook:
-    weight = edit_weight(module.get_parameter("weight").detach(), edit, layout)
-    rows = weight if layout == "linear" else weight.T
+def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer) -> Hook:
+    weight = edit_weight(module.get_parameter("weight").detach(), edit, writer.layout)
+    rows = weight if writer.layout == "linear" else weight.T
     old = module.bias
+    if not isinstance(old, torch.Tensor) and edit.c is not None and edit.c.any():
+        raise ArchitectureError(
+            f"the edit of {writer.name} moves a bias (c is not zero), and {writer.module_path} has none: no checkpoint "
+            "of this architecture can hold it; take a rule without c"
+        )
     bias = edit_bias(old.detach(), edit) if isinstance(old, torch.Tensor) else None
 
     def hook(_module: nn.Module, args: tuple[Any, ...], _output: torch.Tensor) -> torch.Tensor:

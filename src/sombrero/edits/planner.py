@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from sombrero.edits.rules import Basis, compose, guarded, orthonormal_basis, project, solve_guarded
+from sombrero.edits.guards import BETA_RANGE
+from sombrero.edits.precomputed import WriterProducts
+from sombrero.edits.rules import (
+    Basis,
+    affine,
+    bakeable_kinds,
+    bakeable_rules,
+    compose,
+    guarded,
+    norm,
+    orthonormal_basis,
+    project,
+)
 from sombrero.errors import UsageError
 from sombrero.records import (
     DirectionSet,
@@ -15,16 +28,22 @@ from sombrero.records import (
     LowRankEdit,
     ModelEdit,
     ModelHandle,
+    RuleName,
     Writer,
 )
+
+ALPHA = 0.01
+MAX_STRENGTH = 10.0
 
 
 class EditPlanner:
     """Turns :class:`EditParameters` into a :class:`ModelEdit` for one model.
 
-    ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule.
-    ``betas`` are those that a search will ask for. Products with the weights and solutions of the guarded systems are
-    kept for whole direction sets, so that a further trial costs a few small matrix products.
+    ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule,
+    the harmless ones also the mean of ``affine``. ``states`` are the state indices that edits will ask for beside each
+    layer's own (``map_layer``). Whatever an edit needs of the weights and keys is computed for whole direction sets
+    when it is first asked for, or by :meth:`prepare`; then an edit costs a few small matrix products, and no weight is
+    read.
     """
 
     def __init__(
@@ -34,22 +53,40 @@ class EditPlanner:
         directions: Mapping[str, DirectionSet],
         harmful: HiddenStates,
         harmless: HiddenStates,
-        betas: Sequence[float] = (),
+        states: Sequence[int] = (),
     ) -> None:
         self.writers = tuple(writers)
-        self._model = handle.model
         self._directions = directions
-        self._harmful = harmful.writer_inputs
-        self._harmless = harmless.writer_inputs
-        self._products: dict[tuple[str, str, int], torch.Tensor] = {}
-        self._betas = tuple(betas)
-        self._solutions: dict[tuple[str, int, float, float], dict[str, torch.Tensor]] = {}
+        self._states = tuple(states)
+        self._products = WriterProducts(handle, directions, harmful, harmless, states)
+
+    def prepare(
+        self, rules: Sequence[RuleName], *, alpha: float = ALPHA, on_writer: Callable[[int], None] | None = None
+    ) -> None:
+        """Compute now what edits by these rules need, writer by writer; ``on_writer`` is told of each one.
+
+        Raises NumericalError when a guarded system is singular.
+        """
+        for writer in self.writers:
+            for index in dict.fromkeys((writer.layer + 1, *self._states)):
+                for name in self._directions:
+                    self._products.on_inputs(writer, name, index)
+                    if "norm" in rules:
+                        self._products.on_outputs(writer, name, index)
+                    if "guarded" in rules:
+                        self._products.guarded(writer, name, index, [0], alpha, 1.0)
+            if "norm" in rules:
+                self._products.row_squares(writer)
+            if "affine" in rules:
+                self._products.harmless_mean(writer)
+            if on_writer is not None:
+                on_writer(1)
 
     def build(self, parameters: EditParameters) -> ModelEdit:
         """The edit that the parameters describe; writers of strength 0 are left out.
 
-        Raises UsageError for an unknown direction set, unit or state index, or a strength that is not finite;
-        NumericalError for a singular solve.
+        Raises UsageError for an unknown direction set, unit or state index, layers that are none, a strength, alpha or
+        beta out of range, or a rule that cannot be baked into one of the writers; NumericalError for a singular solve.
         """
         chosen = self._validated(parameters)
         bases: dict[int, tuple[torch.Tensor, Basis]] = {}
@@ -69,14 +106,18 @@ class EditPlanner:
     def _edit_writer(
         self, writer: Writer, parameters: EditParameters, index: int, R: torch.Tensor, basis: Basis, strength: float
     ) -> LowRankEdit:
-        units = list(parameters.units)
+        products, name, units = self._products, parameters.directions, list(parameters.units)
         if parameters.rule == "guarded":
-            solution = self._solution(writer, index, parameters.alpha, parameters.beta)[parameters.directions]
-            return guarded(basis, solution[:, units], strength)
-        WtR = self._product(writer, parameters.directions, index)[:, units]
-        bias = self._bias(writer)
+            solution = products.guarded(writer, name, index, units, parameters.alpha, parameters.beta)
+            return guarded(basis, solution, strength)
+        WtR, bias = products.on_inputs(writer, name, index)[:, units], products.bias(writer)
         if parameters.rule == "compose":
             return compose(R, basis, WtR, bias, strength)
+        if parameters.rule == "affine":
+            return affine(basis, WtR, products.harmless_mean(writer), strength)
+        if parameters.rule == "norm":
+            WWtR, row_squares = products.on_outputs(writer, name, index)[:, units], products.row_squares(writer)
+            return norm(basis, WtR, WWtR, row_squares, bias, strength, writer=writer.name)
         return project(basis, WtR, bias, strength)
 
     def _validated(self, parameters: EditParameters) -> DirectionSet:
@@ -86,46 +127,42 @@ class EditPlanner:
                 f"no direction set {parameters.directions!r}; there are {', '.join(sorted(self._directions))}"
             )
         n_states, n_units = chosen.vectors.shape[:2]
-        if not parameters.units or not set(parameters.units) <= set(range(n_units)):
-            raise UsageError(f"units {parameters.units} are not among the {n_units} of {parameters.directions!r}")
+        units = parameters.units
+        if not units or not set(units) <= set(range(n_units)) or len(set(units)) < len(units):
+            raise UsageError(
+                f"units {units} are not among the {n_units} of {parameters.directions!r}, each at most once"
+            )
         if parameters.map_layer is not None and parameters.map_layer not in range(n_states):
             raise UsageError(f"map layer {parameters.map_layer} is not a state index of 0..{n_states - 1}")
         for kind, profile in parameters.profiles.items():
-            if not 0.0 <= profile.strength <= 10.0:
-                raise UsageError(f"the strength {profile.strength} of {kind} writers is not in 0..10")
+            if not 0.0 <= profile.strength <= MAX_STRENGTH:
+                raise UsageError(f"the strength {profile.strength} of {kind} writers is not in 0..{MAX_STRENGTH:g}")
+            if profile.first > profile.last:
+                raise UsageError(f"the layers {profile.first}..{profile.last} of {kind} writers are none; swap them")
+        if parameters.rule == "guarded":
+            _require_guards(parameters)
+        self._require_bakeable(parameters)
         return chosen
 
-    def _product(self, writer: Writer, name: str, index: int) -> torch.Tensor:
-        """``W^T R`` ``(d_in, m)`` for all directions of the set at the state index, float32 on the CPU."""
-        key = (writer.name, name, index)
-        if key not in self._products:
-            weight = self._model.get_parameter(f"{writer.module_path}.weight")
-            R = self._directions[name].vectors[index].T.to(weight.device)
-            W = weight.to(torch.float32)
-            self._products[key] = ((W.T if writer.layout == "linear" else W) @ R).cpu()
-        return self._products[key]
-
-    def _solution(self, writer: Writer, index: int, alpha: float, beta: float) -> dict[str, torch.Tensor]:
-        """Solutions ``(d_in, m)`` of the guarded system, for every direction set; the moments serve all betas."""
-        if (writer.name, index, alpha, beta) not in self._solutions:
-            products = [self._product(writer, name, index) for name in self._directions]
-            harmful, harmless = self._harmful[writer.name], self._harmless[writer.name]
-            n_keys = min(harmful.shape[1], harmless.shape[1])
-            solved = solve_guarded(
-                harmful[:, -n_keys:].to(torch.float32),
-                harmless[:, -n_keys:].to(torch.float32),
-                torch.cat(products, dim=1),
-                alpha=alpha,
-                betas={beta, *self._betas},
-                writer=writer.name,
+    def _require_bakeable(self, parameters: EditParameters) -> None:
+        asked = {kind for kind, profile in parameters.profiles.items() if profile.strength > 0}
+        refused = asked - bakeable_kinds(parameters.rule, self.writers)
+        edited = [writer for writer in self.writers if writer.kind in refused]
+        if edited:
+            _, reasons = bakeable_rules([parameters.rule], edited)
+            raise UsageError(
+                f"{reasons[parameters.rule]}; give {' and '.join(sorted(refused))} writers strength 0, or take another "
+                "rule"
             )
-            widths = [product.shape[1] for product in products]
-            for value, solution in solved.items():
-                parts = dict(zip(self._directions, solution.split(widths, dim=1), strict=True))
-                self._solutions[writer.name, index, alpha, value] = parts
-        return self._solutions[writer.name, index, alpha, beta]
 
-    def _bias(self, writer: Writer) -> torch.Tensor | None:
-        if writer.bias_name is None:
-            return None
-        return self._model.get_parameter(f"{writer.module_path}.bias").to("cpu", torch.float32)
+
+def _require_guards(parameters: EditParameters) -> None:
+    low, high = BETA_RANGE
+    if not low <= parameters.beta <= high:
+        raise UsageError(
+            f"beta {parameters.beta} is not in {low:g}..{high:g}, the weights of the guards that are solved for"
+        )
+    if not 0.0 < parameters.alpha < math.inf:
+        raise UsageError(
+            f"alpha {parameters.alpha} is not above 0 and finite; it is the ridge's share, for example {ALPHA}"
+        )

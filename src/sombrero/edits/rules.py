@@ -1,21 +1,24 @@
-"""The rules: how ``A`` and ``c`` of an edit follow from a writer's weight and the chosen directions (DESIGN §2).
+"""The rules: how an edit follows from a writer's weight and the chosen directions (DESIGN §2).
 
 All are pure and exact in low-rank form. ``R`` ``(d, K)`` holds the chosen directions as columns, ``WtR`` ``(d_in, K)``
-is ``W^T R``: computed once per writer, it serves every subset and strength.
+is ``W^T R``: computed once per writer, it serves every subset and strength. Which rules a model can hold once they are
+baked is said in :func:`bakeable_kinds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from sombrero.errors import NumericalError
-from sombrero.records import LowRankEdit
+from sombrero.records import LowRankEdit, RuleName, Writer, WriterKind
 
 PARALLEL = 1e-4
 """Directions whose span has a singular value below this share of the largest are counted as parallel."""
+MAX_ROW_SCALE = 100.0
+"""``norm`` is refused where a row would have to grow by more than this: so little of it is left that it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,60 +66,92 @@ def compose(
     return LowRankEdit(basis.V, WtR @ basis.combine @ removed.T, c, 1.0)
 
 
+def affine(basis: Basis, WtR: torch.Tensor, harmless_mean: torch.Tensor, strength: float) -> LowRankEdit:
+    """Move the component of y in the span to its mean over harmless keys (Marshall et al. 2024, arXiv 2411.09003):
+
+    ``y' = y - s V (V^T y - m)`` with ``m = mean V^T y = A^T x_g + V^T b`` for ``harmless_mean`` ``x_g`` ``(d_in,)``,
+    the mean of the writer's harmless inputs. The writer's own bias cancels: ``A = W^T V``, ``c = -A^T x_g``.
+    """
+    A = WtR @ basis.combine
+    return LowRankEdit(basis.V, A, -(A.T @ harmless_mean), strength)
+
+
+def norm(
+    basis: Basis,
+    WtR: torch.Tensor,
+    WWtR: torch.Tensor,
+    row_squares: torch.Tensor,
+    bias: torch.Tensor | None,
+    strength: float,
+    *,
+    writer: str,
+) -> LowRankEdit:
+    """As :func:`project`, then every row of W rescaled to the norm it had (grimjim; Heretic's full row normalization).
+
+    ``W' = D (W - s V A^T)`` with ``D_i = |W_i| / |W_i - s V_i A^T|``. The norms need no copy of W: with
+    ``U = W A = W W^T V`` and ``G = A^T A = V^T U``,
+
+        ``|W_i - s V_i A^T|^2 = |W_i|^2 - 2 s V_i . U_i + s^2 V_i G V_i^T``.
+
+    WWtR ``(d, K)`` is ``W W^T R``, row_squares ``(d,)`` are ``|W_i|^2``. A bias is the weight of one more input, which
+    is always 1: it counts in the norm of its row and is rescaled with it, so one D serves the output, the weight and
+    the bias. D puts some of the component back: unlike ``project``, this rule leaves a part of it at any strength.
+
+    Raises NumericalError naming the writer where hardly anything of a row is left to rescale.
+    """
+    edit = project(basis, WtR, bias, strength)
+    V, U, before = basis.V.double(), (WWtR @ basis.combine).double(), row_squares.double()
+    if bias is not None and edit.c is not None:
+        U, before = U + torch.outer(bias, edit.c), before + bias.double().square()
+    G = V.T @ U
+    left = before - 2 * strength * (V * U).sum(1) + strength**2 * ((V @ G) * V).sum(1)
+    scale = torch.where(left > 0, before / left.clamp_min(torch.finfo(torch.float64).tiny), torch.inf).sqrt()
+    # a row of zeros stays one, whatever is added to it
+    scale = torch.where(before > 0, scale, torch.where(left > 0, 0.0, 1.0))
+    if float(scale.max()) > MAX_ROW_SCALE:
+        row = int(scale.argmax())
+        raise NumericalError(
+            f"the rule norm at strength {strength:g} leaves writer {writer} less than 1/{MAX_ROW_SCALE:g} of the norm "
+            f"of its row {row} (condition number {float(scale.max()):.3g}): rescaling it would blow up rounding; take "
+            "the rule project, other units, or a strength further from 1"
+        )
+    return LowRankEdit(edit.V, edit.A, edit.c, strength, scale.to(basis.V.dtype))
+
+
 def guarded(basis: Basis, solution: torch.Tensor, strength: float) -> LowRankEdit:
     """Move harmful keys by their measured excess over the harmless mean, and hold harmless keys still.
 
-    ``solution`` ``(d_in, K)`` is that of :func:`solve_guarded` for the chosen directions; it is linear in them. The
-    bias cancels in the excess, so the edit has no c.
+    ``solution`` ``(d_in, K)`` is that of :func:`sombrero.edits.solve_guarded` for the chosen directions; it is linear
+    in them. The bias cancels in the excess, so the edit has no c.
     """
     return LowRankEdit(basis.V, solution @ basis.combine, None, strength)
 
 
-def solve_guarded(
-    harmful_keys: torch.Tensor,
-    harmless_keys: torch.Tensor,
-    WtR: torch.Tensor,
-    *,
-    alpha: float,
-    betas: Iterable[float],
-    writer: str,
-) -> dict[float, torch.Tensor]:
-    """For each beta the A ``(d_in, m)`` that minimises, over harmful keys ``X_h`` and harmless keys ``X_g``,
+def bakeable_kinds(rule: RuleName, writers: Sequence[Writer]) -> frozenset[WriterKind]:
+    """The kinds of writers into whose tensors the rule can be baked.
 
-    ``|X_h A - T|^2 / n_h + beta |X_g A|^2 / n_g + alpha t |A|^2``, with ``T = (X_h - x_g) W^T R`` the excess of what is
-    written over the mean ``x_g`` of the harmless keys at the same position. ``t`` is the mean eigenvalue of the matrix
-    of the first two terms, so alpha has no units.
-
-    Keys are ``(n, P, d_in)``: P positions of each prompt, every one a sample. With fewer samples than inputs the system
-    is solved among the samples (Woodbury), else among the inputs.
-
-    Raises NumericalError naming the writer, with the condition number, when the system is singular.
+    ``affine`` adds a constant to the output, which only a bias can hold: a kind must have one at every writer. The
+    constant can be folded into nothing else: it lies in the span of V, and at strength 1 the edited weight writes
+    nothing there, whatever its input is shifted by.
     """
-    d_in = WtR.shape[0]
-    T = ((harmful_keys - harmless_keys.mean(dim=0)) @ WtR).flatten(0, 1)
-    X_h, X_g = harmful_keys.flatten(0, 1), harmless_keys.flatten(0, 1)
-    n_h, n_g = len(X_h), len(X_g)
-    powers = float(X_h.square().sum()) / n_h, float(X_g.square().sum()) / n_g
-    ridges = {beta: alpha * (powers[0] + beta * powers[1]) / d_in for beta in betas}
-    if n_h + n_g < d_in:
-        found = {}
-        for beta, ridge in ridges.items():
-            X = torch.cat([X_h * n_h**-0.5, X_g * (beta / n_g) ** 0.5])
-            wanted = torch.cat([T * n_h**-0.5, T.new_zeros(n_g, T.shape[1])])
-            found[beta] = X.T @ _solve(X @ X.T, ridge, wanted, writer)
-        return found
-    H, G, right = X_h.T @ X_h / n_h, X_g.T @ X_g / n_g, X_h.T @ T / n_h
-    return {beta: _solve(H + beta * G, ridge, right, writer) for beta, ridge in ridges.items()}
+    kinds = frozenset(writer.kind for writer in writers)
+    if rule != "affine":
+        return kinds
+    return kinds - {writer.kind for writer in writers if writer.bias_name is None}
 
 
-def _solve(gram: torch.Tensor, ridge: float, right: torch.Tensor, writer: str) -> torch.Tensor:
-    system = gram + ridge * torch.eye(gram.shape[0])
-    factor, info = torch.linalg.cholesky_ex(system)
-    if int(info) != 0 or not ridge > 0:
-        condition = float(torch.linalg.cond(system.to(torch.float64)))
-        raise NumericalError(
-            f"the guarded edit of writer {writer} has no stable solution (condition number {condition:.3g}, "
-            f"ridge {ridge:.3g}); raise alpha, or check that its inputs are not constant"
+def bakeable_rules(
+    rules: Iterable[RuleName], writers: Sequence[Writer]
+) -> tuple[tuple[RuleName, ...], dict[RuleName, str]]:
+    """The rules of a search that this model can hold, and of the others the reason why it cannot."""
+    kept, refused = [], {}
+    for rule in rules:
+        if bakeable_kinds(rule, writers):
+            kept.append(rule)
+            continue
+        lacking = [writer.module_path for writer in writers if writer.bias_name is None]
+        refused[rule] = (
+            f"the rule {rule} adds a constant to what a writer writes, and {len(lacking)} of {len(writers)} writers "
+            f"have no bias tensor to bake it into (the first is {lacking[0]})"
         )
-    solution: torch.Tensor = torch.cholesky_solve(right, factor)
-    return solution
+    return tuple(kept), refused

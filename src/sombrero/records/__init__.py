@@ -17,7 +17,7 @@ from sombrero.records.measurements import (
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import LayerAccounting, Layout, ModelHandle, Subject, Writer, WriterKind
+from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Effect, Finalist, TrialScore, Verification
 
@@ -31,6 +31,7 @@ __all__ = [
     "Finalist",
     "HiddenStates",
     "LayerAccounting",
+    "LayerLeak",
     "LayerProfile",
     "Layout",
     "LowRankEdit",

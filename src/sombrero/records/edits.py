@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-RuleName = Literal["project", "compose", "guarded"]
+RuleName = Literal["project", "compose", "affine", "norm", "guarded"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class EditParameters:
     """One point of the search space: everything that is needed to build an edit from a direction set.
 
     map_layer is the state index whose directions every writer uses; None means that a writer of layer ``l`` uses its
-    own, index ``l + 1``. units are salience ranks into the direction set. alpha and beta matter for ``guarded`` alone.
+    own, index ``l + 1``. units are salience ranks into the direction set. alpha (the ridge) and beta (the weight of the
+    guards) are any floats within what the rule ``guarded`` takes; they matter for it alone.
     """
 
     rule: RuleName
@@ -47,12 +48,17 @@ class EditParameters:
 
 @dataclass(frozen=True)
 class LowRankEdit:
-    """``y' = y - strength * V (A^T x + c)`` for one writer. V ``(d, K)``, A ``(d_in, K)``, c ``(K,)`` or None."""
+    """``y' = D (y - strength * V (A^T x + c))`` for one writer ``y = W x + b``.
+
+    V ``(d, K)``, A ``(d_in, K)``, c ``(K,)`` or None; row_scale ``(d,)`` is the diagonal of D, None where D is 1. D
+    multiplies whole rows of the writer: of its weight, and its bias with them.
+    """
 
     V: torch.Tensor
     A: torch.Tensor
     c: torch.Tensor | None
     strength: float
+    row_scale: torch.Tensor | None = None
 
 
 ModelEdit = Mapping[str, LowRankEdit]

@@ -65,3 +65,20 @@ class LayerAccounting:
     layer: int
     relative_error: float
     writers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerLeak:
+    """How much of the component along an edit's directions one edited layer still writes.
+
+    The component is that of the sum of all writers of the layer, edited or not, on the span of the edit's directions
+    there, as a root mean square over the last tokens of a probe. writers: the edited ones. written: the untouched
+    model's. ratio: after over before, the edited layer entered with the untouched model's residual stream. end_to_end:
+    the same in the edited model as it runs, whose earlier layers are edited too.
+    """
+
+    layer: int
+    writers: tuple[str, ...]
+    written: float
+    ratio: float
+    end_to_end: float

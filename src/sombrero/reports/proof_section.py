@@ -9,13 +9,14 @@ from sombrero.reports.run_files import RunFiles
 from sombrero.reports.wording import number
 
 MOST_FLIPS = 50
+LEAK_COLUMNS = ("Layer", "Written before (RMS)", "Still written", "Still written, end to end")
 
 
 def proof_section(run: RunFiles) -> dict[str, Any] | None:
-    """Residual accounting, and the baked checkpoint beside the live edit, as far as they are there."""
+    """Residual accounting, leak check, and the baked checkpoint beside the live edit, as far as they are there."""
     if run.coverage is None and run.verification is None:
         return None
-    return {"coverage": coverage_facts(run.coverage), "baked": baked_facts(run)}
+    return {"coverage": coverage_facts(run.coverage), "leak": leak_facts(run), "baked": baked_facts(run)}
 
 
 def coverage_facts(coverage: tuple[LayerAccounting, ...] | None) -> dict[str, Any] | None:
@@ -28,6 +29,24 @@ def coverage_facts(coverage: tuple[LayerAccounting, ...] | None) -> dict[str, An
         "layer": worst.layer,
         "layers": len(coverage),
         "writers": sum(len(entry.writers) for entry in coverage),
+    }
+
+
+def leak_facts(run: RunFiles) -> dict[str, Any] | None:
+    """What the edited layers still write along the edit's directions; None where that was not checked."""
+    if not run.leak:
+        return None
+    bound = float(run.manifest["config"].get("search", {}).get("max_leak", 0.0))
+    above = sum(leak.ratio > bound for leak in run.leak)
+    worst = max(run.leak, key=lambda leak: leak.ratio)
+    return {
+        "bound": f"{bound:.0%}",
+        "above": above,
+        "layers": len(run.leak),
+        "worst": f"{worst.ratio:.1%}",
+        "worst_layer": worst.layer,
+        "columns": LEAK_COLUMNS,
+        "rows": [(x.layer, number(x.written), f"{x.ratio:.1%}", f"{x.end_to_end:.1%}") for x in run.leak],
     }
 
 

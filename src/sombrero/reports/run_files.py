@@ -16,6 +16,7 @@ from sombrero.records import (
     Effect,
     Finalist,
     LayerAccounting,
+    LayerLeak,
     TrialScore,
     UnitProfile,
     Verification,
@@ -65,6 +66,7 @@ class RunFiles:
     path: Path
     manifest: dict[str, Any]
     coverage: tuple[LayerAccounting, ...] | None
+    leak: tuple[LayerLeak, ...] | None
     baseline: Baseline | None
     refusal_map: RefusalMap | None
     som: DirectionSet | None
@@ -137,6 +139,7 @@ def read_run(path: Path) -> RunFiles:
         path=path,
         manifest=manifest,
         coverage=_record(path / "coverage.json", tuple[LayerAccounting, ...]),
+        leak=_record(path / "leak.json", tuple[LayerLeak, ...]),
         baseline=_record(path / "baseline.json", Baseline),
         **map_records,
         trials=_trials(path / "trials.jsonl"),

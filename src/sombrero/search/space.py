@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, cast
 
@@ -23,13 +23,15 @@ class SearchSpace:
     """What a search may vary.
 
     ``best_state`` is the state index of the chosen layer. ``unit_sets`` are the choices of directions: ``single`` or
-    salience ranks of the map joined by ``+``.
+    salience ranks of the map joined by ``+``. ``kinds`` names the kinds of writers that a rule can be baked into, where
+    it is not all of them.
     """
 
     n_layers: int
     rules: tuple[RuleName, ...]
     unit_sets: tuple[str, ...]
     best_state: int
+    kinds: Mapping[RuleName, frozenset[WriterKind]] = field(default_factory=dict)
 
     @property
     def middle(self) -> int:
@@ -47,13 +49,14 @@ class SearchSpace:
             kind: LayerProfile(first, last, trial.suggest_float(f"strength_{kind}", low, high))
             for kind, (low, high) in STRENGTHS.items()
         }
+        kinds = self.kinds.get(rule, frozenset(profiles))
         beta = trial.suggest_categorical("beta", BETAS) if rule == "guarded" else 1.0
         return EditParameters(
             rule=rule,
             directions=SINGLE if units == SINGLE else "som",
             map_layer=None if own else self.best_state,
             units=(0,) if units == SINGLE else tuple(int(rank) for rank in units.split("+")),
-            profiles=profiles,
+            profiles={kind: profile for kind, profile in profiles.items() if kind in kinds},
             alpha=ALPHA,
             beta=beta,
         )
@@ -75,6 +78,8 @@ class SearchSpace:
             {**wide, **attention, "rule": "guarded", "units": single, "beta": 1.0},
             {**wide, **attention, "rule": "project", "units": single},
             {**wide, **attention, "rule": "compose", "units": units},
+            {**wide, **attention, "rule": "norm", "units": single},
+            {**wide, **attention, "rule": "affine", "units": single},
         )
         return tuple(point for point in points if point["rule"] in self.rules)
 
@@ -85,6 +90,7 @@ def make_space(
     directions: Mapping[str, DirectionSet],
     max_units: int,
     best_state: int,
+    kinds: Mapping[RuleName, frozenset[WriterKind]] | None = None,
 ) -> SearchSpace:
     """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units with hits.
 
@@ -97,4 +103,4 @@ def make_space(
     hit = int((som.hit_counts[1:] > 0).sum(dim=1).min())
     ranks = range(min(max_units, hit))
     subsets = ["+".join(map(str, c)) for size in range(1, len(ranks) + 1) for c in combinations(ranks, size)]
-    return SearchSpace(n_layers, rules, (SINGLE, *subsets), best_state)
+    return SearchSpace(n_layers, rules, (SINGLE, *subsets), best_state, kinds or {})

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 
-from sombrero.edits import EditPlanner, edited
-from sombrero.errors import RunError
+from sombrero.edits import EditPlanner, bakeable_kinds, bakeable_rules, edited
+from sombrero.errors import RunError, UsageError
 from sombrero.evaluation import (
     EvaluationSets,
     first_token_log_probs,
@@ -24,6 +24,7 @@ from sombrero.records import (
     Measurement,
     ModelHandle,
     Response,
+    RuleName,
     Subject,
     TrialScore,
 )
@@ -43,6 +44,9 @@ def search(
 ) -> tuple[TrialScore, ...]:
     """Search for edits; every finished trial of the study is kept and counted."""
     settings = session.config
+    rules, left_out = usable_rules(session), bakeable_rules(settings.search.rules, session.writers)[1]
+    for reason in left_out.values():
+        progress.say(f"{reason}; the search leaves it out")
     harmless = session.rendered("harmless", "search")
     bench = TrialBench(
         handle=session.handle,
@@ -57,7 +61,8 @@ def search(
         batch_tokens=settings.states.batch_tokens,
     )
     n_layers = max(writer.layer for writer in session.writers) + 1
-    space = make_space(n_layers, settings.search.rules, directions, settings.search.max_units, best_state)
+    kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
+    space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds)
     study = open_study(storage, identity)
     with progress.stage("search", settings.search.trials) as advance:
 
@@ -66,6 +71,16 @@ def search(
             progress.trial(score, scores)
 
         return run_study(study, space, bench, trials=settings.search.trials, seed=settings.seed, on_trial=on_trial)
+
+
+def usable_rules(session: Session) -> tuple[RuleName, ...]:
+    """The configured rules that can be baked into this model. Raises UsageError when it is none of them."""
+    rules, left_out = bakeable_rules(session.config.search.rules, session.writers)
+    if not rules:
+        raise UsageError(
+            f"{'; '.join(left_out.values())}; give search.rules another one, for example guarded or project"
+        )
+    return rules
 
 
 def measure_effect(

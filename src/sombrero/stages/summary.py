@@ -6,36 +6,39 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sombrero.edits import bakeable_rules
 from sombrero.records import (
     EditParameters,
     Effect,
     LayerAccounting,
+    LayerLeak,
     Measurement,
     ModelEdit,
-    ModelHandle,
     Proportion,
     TrialScore,
     Verification,
 )
+from sombrero.session import Session
+from sombrero.stages.leak import summarize_leak
 
 FORMAT = 1
 
 
 def summarize(
-    handle: ModelHandle,
-    goal: str,
+    session: Session,
     effect: Effect,
     edit: ModelEdit,
     scores: tuple[TrialScore, ...],
     accounting: list[LayerAccounting],
+    leaks: list[LayerLeak],
     verification: Verification,
 ) -> dict[str, Any]:
     """The summary without timings."""
-    chosen = effect.finalists[0]
+    chosen, handle, settings = effect.finalists[0], session.handle, session.config.search
     return {
         "format": FORMAT,
         "model": {"source": handle.source, "revision": handle.revision, "class": type(handle.model).__name__},
-        "goal": goal,
+        "goal": settings.goal,
         "base": figures(effect.base),
         "edited": figures(chosen.measurement),
         "baked": figures(verification.measurement),
@@ -46,6 +49,7 @@ def summarize(
         "trials": {
             state: sum(score.state == state for score in scores) for state in ("generated", "screened", "failed")
         },
+        "rules_left_out": bakeable_rules(settings.rules, session.writers)[1],
         "live_equals_baked": {
             "flips": list(verification.flips),
             "max_log_prob_difference": verification.max_log_prob_difference,
@@ -56,6 +60,7 @@ def summarize(
         "coverage": {
             "max_relative_error": max(entry.relative_error for entry in accounting),
             "layers": len(accounting),
+            "leak": summarize_leak(leaks, settings.max_leak),
         },
         "tensors": {"edited": verification.edited_tensors, "untouched": verification.untouched_tensors},
     }

@@ -1,0 +1,110 @@
+"""What does not change between trials, computed once per writer for whole direction sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from sombrero.edits.guards import GuardedSolution, solve_guarded
+from sombrero.records import DirectionSet, HiddenStates, ModelHandle, Writer
+
+ROWS_IN_BLOCK = 4096
+"""Of a weight that is read in float32, so that a large one is never held twice."""
+
+
+class WriterProducts:
+    """Products of the writers' weights and keys with all directions, each made when it is first asked for and kept.
+
+    ``states`` are the state indices, beside the writer's own, whose guarded systems are solved along with its own: they
+    share the factorisation. Tensors are float32 on the CPU.
+    """
+
+    def __init__(
+        self,
+        handle: ModelHandle,
+        directions: Mapping[str, DirectionSet],
+        harmful: HiddenStates,
+        harmless: HiddenStates,
+        states: Sequence[int] = (),
+    ) -> None:
+        self._model = handle.model
+        self._directions = directions
+        self._harmful, self._harmless = harmful.writer_inputs, harmless.writer_inputs
+        self._states = tuple(states)
+        self._inputs: dict[tuple[str, str, int], torch.Tensor] = {}
+        self._outputs: dict[tuple[str, str, int], torch.Tensor] = {}
+        self._row_squares: dict[str, torch.Tensor] = {}
+        self._means: dict[str, torch.Tensor] = {}
+        self._solutions: dict[tuple[str, tuple[int, ...], float], GuardedSolution] = {}
+
+    def on_inputs(self, writer: Writer, name: str, index: int) -> torch.Tensor:
+        """``W^T R`` ``(d_in, m)`` for the direction set ``name`` at the state index."""
+        key = (writer.name, name, index)
+        if key not in self._inputs:
+            weight = self._weight(writer)
+            R = self._directions[name].vectors[index].T.to(weight.device)
+            parts = zip(weight.split(ROWS_IN_BLOCK), R.split(ROWS_IN_BLOCK), strict=True)
+            self._inputs[key] = sum((W.float().T @ r for W, r in parts), torch.zeros((), device=weight.device)).cpu()
+        return self._inputs[key]
+
+    def on_outputs(self, writer: Writer, name: str, index: int) -> torch.Tensor:
+        """``W W^T R`` ``(d, m)``, for the rule ``norm``."""
+        key = (writer.name, name, index)
+        if key not in self._outputs:
+            weight = self._weight(writer)
+            WtR = self.on_inputs(writer, name, index).to(weight.device)
+            self._outputs[key] = torch.cat([W.float() @ WtR for W in weight.split(ROWS_IN_BLOCK)]).cpu()
+        return self._outputs[key]
+
+    def row_squares(self, writer: Writer) -> torch.Tensor:
+        """``|W_i|^2`` ``(d,)``."""
+        if writer.name not in self._row_squares:
+            parts = [W.float().square().sum(1) for W in self._weight(writer).split(ROWS_IN_BLOCK)]
+            self._row_squares[writer.name] = torch.cat(parts).cpu()
+        return self._row_squares[writer.name]
+
+    def harmless_mean(self, writer: Writer) -> torch.Tensor:
+        """Mean ``(d_in,)`` of the writer's inputs over all harmless keys, at every position that was kept."""
+        if writer.name not in self._means:
+            self._means[writer.name] = self._harmless[writer.name].to(torch.float32).mean(dim=(0, 1))
+        return self._means[writer.name]
+
+    def bias(self, writer: Writer) -> torch.Tensor | None:
+        """The writer's bias ``(d,)``, if it has one."""
+        if writer.bias_name is None:
+            return None
+        return self._model.get_parameter(f"{writer.module_path}.bias").detach().to("cpu", torch.float32)
+
+    def guarded(
+        self, writer: Writer, name: str, index: int, units: Sequence[int], alpha: float, beta: float
+    ) -> torch.Tensor:
+        """The guarded solution ``(d_in, K)`` for these units of the direction set ``name``."""
+        indices = self._solved_together(writer, index)
+        if (writer.name, indices, alpha) not in self._solutions:
+            self._solutions[writer.name, indices, alpha] = self._solve(writer, indices, alpha)
+        widths = [self._directions[other].vectors.shape[1] for other in self._directions]
+        before = sum(widths[: list(self._directions).index(name)])
+        begin = sum(widths) * indices.index(index) + before
+        return self._solutions[writer.name, indices, alpha].at(beta, [begin + unit for unit in units])
+
+    def _solved_together(self, writer: Writer, index: int) -> tuple[int, ...]:
+        together = tuple(dict.fromkeys((writer.layer + 1, *self._states)))
+        return together if index in together else (index,)
+
+    def _solve(self, writer: Writer, indices: tuple[int, ...], alpha: float) -> GuardedSolution:
+        harmful, harmless = self._harmful[writer.name], self._harmless[writer.name]
+        n_keys = min(harmful.shape[1], harmless.shape[1])
+        products = [self.on_inputs(writer, name, index) for index in indices for name in self._directions]
+        return solve_guarded(
+            harmful[:, -n_keys:].to(torch.float32),
+            harmless[:, -n_keys:].to(torch.float32),
+            torch.cat(products, dim=1),
+            alpha=alpha,
+            writer=writer.name,
+        )
+
+    def _weight(self, writer: Writer) -> torch.Tensor:
+        """The weight as ``(d, d_in)``, in the model's dtype and where it is: a view, never a copy."""
+        weight = self._model.get_parameter(f"{writer.module_path}.weight").detach()
+        return weight if writer.layout == "linear" else weight.T
