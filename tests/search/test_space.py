@@ -58,7 +58,7 @@ def test_every_suggestion_lies_in_the_space(space: SearchSpace, seed: int) -> No
     units = "+".join(map(str, parameters.units))
     assert (parameters.directions == "single" and units == "0") or units in space.unit_sets
     assert parameters.map_layer in (None, space.best_state)
-    assert parameters.beta in BETAS
+    assert BETAS[0] <= parameters.beta <= BETAS[1]
     assert set(parameters.profiles) == set(STRENGTHS)
     for kind, profile in parameters.profiles.items():
         low, high = STRENGTHS[kind]
@@ -81,7 +81,7 @@ def test_the_first_points_are_points_of_the_space(space: SearchSpace) -> None:
     """Each is suggested exactly as it stands, no value of it is left to chance, and they differ."""
     points = space.warm_starts()
     assert {point["rule"] for point in points} == set(space.rules)
-    assert {point["units"] for point in points} <= set(space.unit_sets)
+    assert {point.get("units", point.get("composed_units")) for point in points} <= set(space.unit_sets)
     for point in points:
         trial, _ = ask(space, fixed=point)
         assert trial.params == point

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from sombrero.errors import NumericalError, RunError
 from sombrero.records import EditParameters, TrialScore
-from sombrero.search import SearchSpace, TrialBench, finished_scores, open_study, run_study
+from sombrero.search import Limits, SearchSpace, TrialBench, finished_scores, open_study, run_study
 from sombrero.search import study as study_module
 from tests.planned import Planned
 from tests.search.benches import WatchedPlanner, make_bench, whole_space
@@ -168,6 +168,23 @@ def test_seeds_differ_and_any_seed_will_do(bench: Bench, tmp_path: Path) -> None
     scores = run_study(study_in(tmp_path), bench.space, bench.plain, trials=n_starts + 2, seed=2**40)
     assert scores[:n_starts] == bench.expected[:n_starts]  # the points that every search starts from
     assert scores[n_starts:] != bench.expected[n_starts : n_starts + 2]
+
+
+def test_limits_turn_the_sampler_away_and_survive_interruptions(bench: Bench, tmp_path: Path) -> None:
+    limits = Limits(rate=0.4, kl=0.5)
+    whole = bench.run(study_in(tmp_path), TRIALS, limits=limits)
+    found = study_in(tmp_path).trials
+    noted = [constraints_of(trial) for trial in found if trial.state == TrialState.COMPLETE]
+    assert noted == [(s.rate - 0.4, (s.kl or 0.0) - 0.5) for s in whole]
+    assert whole != bench.expected, "another sampler"
+    (tmp_path / "parts").mkdir()
+    for trials in range(1, TRIALS + 1, 4):
+        bench.run(study_in(tmp_path / "parts"), trials, limits=limits)
+    assert bench.run(study_in(tmp_path / "parts"), TRIALS, limits=limits) == whole
+
+
+def constraints_of(trial: optuna.trial.FrozenTrial) -> tuple[float, ...]:
+    return tuple(trial.system_attrs["constraints"])
 
 
 def test_a_storage_that_cannot_be_used_says_so_and_keeps_its_trials(bench: Bench, tmp_path: Path) -> None:

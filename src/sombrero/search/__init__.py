@@ -3,10 +3,11 @@
 from sombrero.search.front import pareto_front, rank_finalists
 from sombrero.search.objective import TrialBench
 from sombrero.search.space import BETAS, SearchSpace, make_space
-from sombrero.search.study import finished_scores, open_study, run_study
+from sombrero.search.study import Limits, finished_scores, open_study, run_study
 
 __all__ = [
     "BETAS",
+    "Limits",
     "SearchSpace",
     "TrialBench",
     "finished_scores",

@@ -13,8 +13,9 @@ from sombrero.errors import UsageError
 from sombrero.records import DirectionSet, EditParameters, LayerProfile, RuleName, WriterKind
 
 ALPHA = 0.01
-BETAS = (0.5, 1.0, 2.0, 4.0)
-STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.0), "mlp": (0.0, 1.5)}
+BETAS = (0.25, 8.0)
+"""Weight of the guards, on a logarithmic scale."""
+STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.5), "mlp": (0.0, 1.5)}
 SINGLE = "single"
 
 
@@ -38,10 +39,18 @@ class SearchSpace:
         """The layer that every window holds: windows start at or before it and end at or after it."""
         return (2 * self.n_layers) // 3
 
+    @property
+    def composed_sets(self) -> tuple[str, ...]:
+        """Choices of directions for ``compose``: of a single one, the composed projections are the projection."""
+        return tuple(units for units in self.unit_sets if "+" in units) or self.unit_sets
+
     def suggest(self, trial: optuna.Trial) -> EditParameters:
         """Ask the sampler for one point."""
         rule = cast(RuleName, trial.suggest_categorical("rule", self.rules))
-        units = trial.suggest_categorical("units", self.unit_sets)
+        if rule == "compose":
+            units = trial.suggest_categorical("composed_units", self.composed_sets)
+        else:
+            units = trial.suggest_categorical("units", self.unit_sets)
         own = trial.suggest_categorical("map_layer", ("own", "best")) == "own"
         first = trial.suggest_int("first_layer", 0, self.middle)
         last = trial.suggest_int("last_layer", self.middle, self.n_layers - 1)
@@ -50,7 +59,7 @@ class SearchSpace:
             for kind, (low, high) in STRENGTHS.items()
         }
         kinds = self.kinds.get(rule, frozenset(profiles))
-        beta = trial.suggest_categorical("beta", BETAS) if rule == "guarded" else 1.0
+        beta = trial.suggest_float("beta", *BETAS, log=True) if rule == "guarded" else 1.0
         return EditParameters(
             rule=rule,
             directions=SINGLE if units == SINGLE else "som",
@@ -62,22 +71,26 @@ class SearchSpace:
         )
 
     def warm_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first: the single direction and the map's units, on late and on wide windows."""
-        last = {"map_layer": "own", "last_layer": self.n_layers - 1}
-        late, wide = {**last, "first_layer": (3 * self.n_layers) // 5}, {**last, "first_layer": self.n_layers // 3}
-        strong = {"strength_attention": 2.5, "strength_mlp": 0.5}
-        even = {"strength_attention": 1.0, "strength_mlp": 1.0}
-        firm = {"strength_attention": 1.5, "strength_mlp": 1.4}
+        """Points to try first: the single direction and the map's units, on windows of later layers."""
+        last = self.n_layers - 1
+        windows = (
+            (self.n_layers // 2, max(last - 2, self.middle)),
+            (self.n_layers // 3, last),
+            (3 * self.n_layers // 5, last),
+        )
+        half, wide, late = ({"map_layer": "own", "first_layer": first, "last_layer": end} for first, end in windows)
+        full = {"strength_attention": 2.0, "strength_mlp": 1.0}
+        strong = {"strength_attention": 3.0, "strength_mlp": 0.6}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
-        single, units = self.unit_sets[0], self.unit_sets[-1]
+        single, units, composed = self.unit_sets[0], self.unit_sets[-1], self.composed_sets[-1]
         points: tuple[dict[str, Any], ...] = (
-            {**late, **strong, "rule": "guarded", "units": single, "beta": 0.5},
-            {**late, **strong, "rule": "guarded", "units": units, "beta": 0.5},
-            {**wide, **even, "rule": "guarded", "units": single, "beta": 1.0},
-            {**wide, **firm, "rule": "guarded", "units": single, "beta": 0.5},
+            {**half, **full, "rule": "guarded", "units": single, "beta": 4.0},
+            {**half, **full, "rule": "guarded", "units": units, "beta": 4.0},
+            {**half, **strong, "rule": "guarded", "units": single, "beta": 2.0},
+            {**late, **strong, "rule": "guarded", "units": single, "beta": 4.0},
             {**wide, **attention, "rule": "guarded", "units": single, "beta": 1.0},
             {**wide, **attention, "rule": "project", "units": single},
-            {**wide, **attention, "rule": "compose", "units": units},
+            {**wide, **attention, "rule": "compose", "composed_units": composed},
             {**wide, **attention, "rule": "norm", "units": single},
             {**wide, **attention, "rule": "affine", "units": single},
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
@@ -28,9 +29,22 @@ from sombrero.search.space import SearchSpace
 OBJECTIVES = ("refusal_rate", "first_token_kl")
 SCORE = "score"
 IDENTITY = "identity"
-STARTUP_TRIALS = 12
+STARTUP_TRIALS = 10
 
 _scores = TypeAdapter(TrialScore)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A trial that refuses more, or diverges more (first-token KL, nats), is on the front of no use."""
+
+    rate: float
+    kl: float
+
+    def excess(self, trial: FrozenTrial) -> tuple[float, float]:
+        """Optuna's constraints: above 0 where a limit is exceeded."""
+        score = _scores.validate_python(trial.user_attrs[SCORE])
+        return score.rate - self.rate, (float("inf") if score.kl is None else score.kl) - self.kl
 
 
 def open_study(storage: str, identity: str) -> optuna.Study:
@@ -70,19 +84,22 @@ def run_study(
     *,
     trials: int,
     seed: int,
+    limits: Limits | None = None,
     on_trial: Callable[[TrialScore, tuple[TrialScore, ...]], None] | None = None,
 ) -> tuple[TrialScore, ...]:
     """Bring the study to ``trials`` finished trials and return all scores. ``on_trial`` sees each new one with all.
 
+    ``limits`` say what is of no interest: the sampler turns away from there, but nothing is thrown away.
     Raises RunError when the storage fails; finished trials are in it.
     """
+    study.sampler = _sampler(space, 0, seed, limits)  # a sampler notes the limits when it is told of a trial
     with _storage_errors("its storage"):
         for open_trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             _close(study, open_trial)
         scores = finished_scores(study)
     while len(scores) < trials:
         number = len(scores)
-        study.sampler = _sampler(space, number, seed)
+        study.sampler = _sampler(space, number, seed, limits)
         with _storage_errors("its storage"):
             trial = study.ask()
             parameters = space.suggest(trial)
@@ -123,13 +140,15 @@ def _close(study: optuna.Study, trial: FrozenTrial) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _sampler(space: SearchSpace, number: int, seed: int) -> BaseSampler:
+def _sampler(space: SearchSpace, number: int, seed: int, limits: Limits | None) -> BaseSampler:
     # TPE sees screened trials with their predicted refusals: a poor prediction still says "not here".
     with _quiet():
         sampler = TPESampler(
             seed=(seed * 1_000_003 + number) % 2**32,
             multivariate=True,
+            group=True,  # a parameter that only one rule has does not make the others be drawn one by one
             n_startup_trials=STARTUP_TRIALS,
+            constraints_func=None if limits is None else limits.excess,
         )
         starts = space.warm_starts()
         if number < len(starts):

@@ -28,8 +28,13 @@ from sombrero.records import (
     Subject,
     TrialScore,
 )
-from sombrero.search import TrialBench, make_space, open_study, rank_finalists, run_study
+from sombrero.search import Limits, TrialBench, make_space, open_study, rank_finalists, run_study
 from sombrero.session import Session
+
+USELESS_RATE = 0.5
+"""An edit that leaves more than this share of the refusals is none that anybody would pick."""
+USELESS_KL = 3.0
+"""Nor is one that diverges by this many times ``max_kl``."""
 
 
 def search(
@@ -70,7 +75,15 @@ def search(
             advance(1)
             progress.trial(score, scores)
 
-        return run_study(study, space, bench, trials=settings.search.trials, seed=settings.seed, on_trial=on_trial)
+        return run_study(
+            study,
+            space,
+            bench,
+            trials=settings.search.trials,
+            seed=settings.seed,
+            limits=Limits(USELESS_RATE * baseline.refusals.rate, USELESS_KL * settings.search.max_kl),
+            on_trial=on_trial,
+        )
 
 
 def usable_rules(session: Session) -> tuple[RuleName, ...]:
