@@ -114,6 +114,7 @@ def compare(kind: str, seed: int, n_steps: int, n: int, n_layers: int, d: int) -
     """One seed: seconds and mean quantization errors of each, in turn on the same samples."""
     hidden = torch.from_numpy(layers_of_samples(kind, n, n_layers, d, seed))
     first = hidden[:, 0].contiguous().numpy()
+    time.sleep(0.5)  # threads of NumPy's matrix product, with which samples are made, spin on for a while
     clock, maps = timed(lambda: fit_layers(hidden, seed=seed))
     one_clock, one = timed(lambda: train_minisom(first, n_steps, seed))
     run: dict[str, Any] = {

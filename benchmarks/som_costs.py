@@ -20,7 +20,7 @@ from sombrero.som import fit_layers
 
 USUAL = {"n": 256, "n_layers": 4, "d": 1024, "units": 16}
 NAMES = {"n": "samples n", "n_layers": "layers L", "d": "features d", "units": "units m"}
-REPEATS = 3
+REPEATS = 5
 
 MEASURE = """
 import json, sys, time

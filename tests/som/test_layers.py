@@ -107,6 +107,8 @@ def test_what_cannot_be_mapped_is_refused() -> None:
         fit_layers(hidden[:, 0])
     with pytest.raises(UsageError, match="sigma is -1"):
         fit_layers(hidden, sigma=-1.0)
+    with pytest.raises(UsageError, match="abacus"):
+        fit_layers(hidden, device="abacus")
     hidden[3, 2, 5] = float("nan")
     with pytest.raises(NumericalError, match="NaN"):
         fit_layers(hidden)

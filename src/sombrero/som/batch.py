@@ -14,7 +14,7 @@ from sombrero.som.spaces import Space
 from sombrero.som.training import Training
 
 ORDERING_EPOCHS = 8
-SETTLING_EPOCHS = 3
+SETTLING_EPOCHS = 2
 
 
 def final_sigma(training: Training) -> float:

@@ -61,13 +61,14 @@ def fit_layers(
     try:
         grid = Lattice(n_rows, n_columns, lattice, toroidal)
         training = Training(grid, rule, sigma, learning_rate, n_steps, neighbourhood, initialization)
-    except ValueError as error:
+        place = torch.device(device or source.device)
+    except (ValueError, RuntimeError) as error:  # the latter for a device that torch does not know
         raise UsageError(str(error)) from error
     if source.shape[0] < grid.n_units:
         raise UsageError(
             f"{source.shape[0]} samples for a map of {grid.n_units} units; give more samples or a smaller grid"
         )
-    maps = train_maps(source, training, np.random.RandomState(seed), torch.device(device or source.device))
+    maps = train_maps(source, training, np.random.RandomState(seed), place)
     floats = {
         field.name: tensor.to(source.device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
         for field in fields(maps)
