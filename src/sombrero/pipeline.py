@@ -216,12 +216,16 @@ class Pipeline:
 
     @cached_property
     def planner(self) -> EditPlanner:
-        """Builds edits. Needs the map stages to be finished."""
+        """Builds edits by the run's rules. Needs the map stages to be finished."""
         harmful, harmless = self._states("harmful"), self._states("harmless")
         directions = controls.load_directions(self.folder.path / "map", EDITED)
         choice = self.folder.load_json("layers", LayerChoice, under="map")
-        states = (choice.state,)
-        return EditPlanner(self.session.handle, self.session.writers, directions, harmful, harmless, states)
+        handle, writers = self.session.handle, self.session.writers
+        planner = EditPlanner(handle, writers, directions, harmful, harmless, (choice.state,))
+        with self.progress.stage("prepare edits", len(writers)) as advance:
+            planner.prepare(searching.usable_rules(self.session), on_writer=advance)
+        planner.release_keys()
+        return planner
 
     def check_identity(self) -> None:
         """Refuse a folder whose run was made with another checkpoint or other prompts. Raises RunError."""

@@ -82,6 +82,10 @@ class EditPlanner:
             if on_writer is not None:
                 on_writer(1)
 
+    def release_keys(self) -> None:
+        """Let go of the keys, which are the largest thing here: what :meth:`prepare` was asked for can be built."""
+        self._products.release_keys()
+
     def build(self, parameters: EditParameters) -> ModelEdit:
         """The edit that the parameters describe; writers of strength 0 are left out.
 

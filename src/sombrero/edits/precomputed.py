@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from sombrero.edits.guards import GuardedSolution, solve_guarded
+from sombrero.errors import UsageError
 from sombrero.records import DirectionSet, HiddenStates, ModelHandle, Writer
 
 ROWS_IN_BLOCK = 4096
@@ -64,10 +65,14 @@ class WriterProducts:
             self._row_squares[writer.name] = torch.cat(parts).cpu()
         return self._row_squares[writer.name]
 
+    def release_keys(self) -> None:
+        """Let go of the writers' inputs: what was computed of them stays, and nothing more can be."""
+        self._harmful, self._harmless = {}, {}
+
     def harmless_mean(self, writer: Writer) -> torch.Tensor:
         """Mean ``(d_in,)`` of the writer's inputs over all harmless keys, at every position that was kept."""
         if writer.name not in self._means:
-            self._means[writer.name] = self._harmless[writer.name].to(torch.float32).mean(dim=(0, 1))
+            self._means[writer.name] = self._keys(writer)[1].to(torch.float32).mean(dim=(0, 1))
         return self._means[writer.name]
 
     def bias(self, writer: Writer) -> torch.Tensor | None:
@@ -93,7 +98,7 @@ class WriterProducts:
         return together if index in together else (index,)
 
     def _solve(self, writer: Writer, indices: tuple[int, ...], alpha: float) -> GuardedSolution:
-        harmful, harmless = self._harmful[writer.name], self._harmless[writer.name]
+        harmful, harmless = self._keys(writer)
         n_keys = min(harmful.shape[1], harmless.shape[1])
         products = [self.on_inputs(writer, name, index) for index in indices for name in self._directions]
         return solve_guarded(
@@ -103,6 +108,15 @@ class WriterProducts:
             alpha=alpha,
             writer=writer.name,
         )
+
+    def _keys(self, writer: Writer) -> tuple[torch.Tensor, torch.Tensor]:
+        """Harmful and harmless inputs ``(n, P, d_in)`` of the writer."""
+        if writer.name not in self._harmful:
+            raise UsageError(
+                f"there are no inputs of writer {writer.name}: they were not collected, or released after the edits "
+                "were prepared; prepare this rule and alpha too"
+            )
+        return self._harmful[writer.name], self._harmless[writer.name]
 
     def _weight(self, writer: Writer) -> torch.Tensor:
         """The weight as ``(d, d_in)``, in the model's dtype and where it is: a view, never a copy."""

@@ -11,8 +11,8 @@ from sombrero.evaluation.generate import generate
 from sombrero.models.batches import Forward, prepare_batch, require_room, token_batches
 from sombrero.records import Divergence, ModelHandle, RenderedPrompt, Subject
 
-LOGITS_BUDGET = 2**25
-"""Elements of log-probs held of one model at a time (128 MiB in float32); one row is always allowed."""
+LOGITS_BUDGET = 2**24
+"""Elements of log-probs held of one model at a time (64 MiB in float32); one row is always allowed."""
 POSITIONS_AT_ONCE = 256
 """Rows of logits turned to float32 at a time: the float32 copies stay small beside the logits themselves."""
 

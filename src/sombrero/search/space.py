@@ -71,7 +71,7 @@ class SearchSpace:
         )
 
     def warm_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first: the single direction and the map's units, on windows of later layers."""
+        """Points to try first: one edit of later layers along the single direction and along each unit, then others."""
         last = self.n_layers - 1
         windows = (
             (self.n_layers // 2, max(last - 2, self.middle)),
@@ -79,20 +79,18 @@ class SearchSpace:
             (3 * self.n_layers // 5, last),
         )
         half, wide, late = ({"map_layer": "own", "first_layer": first, "last_layer": end} for first, end in windows)
-        full = {"strength_attention": 2.0, "strength_mlp": 1.0}
-        strong = {"strength_attention": 3.0, "strength_mlp": 0.6}
+        firm = {"strength_attention": 2.5, "strength_mlp": 1.0}
+        strong = {"strength_attention": 3.0, "strength_mlp": 0.75}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
-        single, units, composed = self.unit_sets[0], self.unit_sets[-1], self.composed_sets[-1]
+        alone = (units for units in self.unit_sets if "+" not in units)
         points: tuple[dict[str, Any], ...] = (
-            {**half, **full, "rule": "guarded", "units": single, "beta": 4.0},
-            {**half, **full, "rule": "guarded", "units": units, "beta": 4.0},
-            {**half, **strong, "rule": "guarded", "units": single, "beta": 2.0},
-            {**late, **strong, "rule": "guarded", "units": single, "beta": 4.0},
-            {**wide, **attention, "rule": "guarded", "units": single, "beta": 1.0},
-            {**wide, **attention, "rule": "project", "units": single},
-            {**wide, **attention, "rule": "compose", "composed_units": composed},
-            {**wide, **attention, "rule": "norm", "units": single},
-            {**wide, **attention, "rule": "affine", "units": single},
+            *({**half, **firm, "rule": "guarded", "units": units, "beta": 4.0} for units in alone),
+            {**half, **firm, "rule": "guarded", "units": self.unit_sets[-1], "beta": 4.0},
+            {**late, **strong, "rule": "guarded", "units": self.unit_sets[0], "beta": 4.0},
+            {**wide, **attention, "rule": "project", "units": self.unit_sets[0]},
+            {**wide, **attention, "rule": "compose", "composed_units": self.composed_sets[-1]},
+            {**wide, **attention, "rule": "norm", "units": self.unit_sets[0]},
+            {**wide, **attention, "rule": "affine", "units": self.unit_sets[0]},
         )
         return tuple(point for point in points if point["rule"] in self.rules)
 

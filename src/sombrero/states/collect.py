@@ -93,7 +93,7 @@ class _Recorder:
 
     def _last_rows(self, tensor: torch.Tensor) -> torch.Tensor:
         """The last token of every prompt: rows are padded on the left, and openings are of one length."""
-        return tensor[:, self._last].to("cpu", torch.float32)
+        return tensor[:, self._last].to("cpu", torch.float32, copy=True)
 
     def _keep_embeddings(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._hidden.setdefault(0, []).append(self._last_rows(args[0] if args else kwargs["hidden_states"]))
@@ -107,7 +107,8 @@ class _Recorder:
 
     def _keep_input(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._inputs.setdefault(name, []).append(args[0][:, -self._n_keys :].to("cpu"))
+            # a copy: a view would keep the writer's inputs at all tokens of the batch
+            self._inputs.setdefault(name, []).append(args[0][:, -self._n_keys :].to("cpu", copy=True))
 
         return hook
 
