@@ -59,9 +59,9 @@ class StatesConfig(Section):
         5, ge=1, description="Tokens at the end of a prompt whose writer inputs are kept; at most the template's tail."
     )
     key_answer_tokens: int = Field(
-        6, ge=0, description="Tokens of an answer's opening whose writer inputs are kept too, for the rule guarded."
+        12, ge=0, description="Tokens of an answer's opening whose writer inputs are kept too, for the rule guarded."
     )
-    guards: int = Field(480, ge=1, description="At most this many harmless map prompts give guard keys.")
+    guards: int = Field(360, ge=1, description="At most this many harmless map prompts give guard keys.")
     winsorize: float | None = Field(None, gt=0.5, lt=1, description="Clip each state at this quantile of its |values|.")
 
 

@@ -74,18 +74,22 @@ class SearchSpace:
         """Points to try first: one edit of later layers along the single direction and along each unit, then others."""
         last = self.n_layers - 1
         windows = (
-            (self.n_layers // 2, max(last - 2, self.middle)),
+            (7 * self.n_layers // 15, max(last - 2, self.middle)),
             (self.n_layers // 3, last),
             (3 * self.n_layers // 5, last),
         )
         half, wide, late = ({"map_layer": "own", "first_layer": first, "last_layer": end} for first, end in windows)
-        firm = {"strength_attention": 2.5, "strength_mlp": 1.0}
+        firm = {"strength_attention": 3.0, "strength_mlp": 1.0}
         strong = {"strength_attention": 3.0, "strength_mlp": 0.75}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
         alone = (units for units in self.unit_sets if "+" not in units)
         points: tuple[dict[str, Any], ...] = (
-            *({**half, **firm, "rule": "guarded", "units": units, "beta": 4.0} for units in alone),
-            {**half, **firm, "rule": "guarded", "units": self.unit_sets[-1], "beta": 4.0},
+            *({**half, **firm, "rule": "guarded", "units": units, "beta": 2.0} for units in alone),
+            *(
+                {**half, **firm, "rule": "guarded", "units": units, "beta": 4.0}
+                for units in self.unit_sets[-1:]
+                if "+" in units
+            ),
             {**late, **strong, "rule": "guarded", "units": self.unit_sets[0], "beta": 4.0},
             {**wide, **attention, "rule": "project", "units": self.unit_sets[0]},
             {**wide, **attention, "rule": "compose", "composed_units": self.composed_sets[-1]},

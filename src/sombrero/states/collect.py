@@ -42,75 +42,88 @@ def collect_states(
     n_answer = len(openings[0]) if openings else 0
     if openings:
         rows = [(*row, *opening) for row, opening in zip(rows, openings, strict=True)]
-    recorder = _Recorder(n_keys + n_answer, n_answer)
+    recorder = _Recorder(len(rows), n_keys + n_answer, n_answer)
     forward, layers = Forward(handle.model), get_layers(handle.model, architecture)
-    order: list[int] = []
     with torch.inference_mode():
         for indices in token_batches([len(row) for row in rows], batch_tokens):
             batch = prepare_batch(handle, [rows[i] for i in indices], n_last=n_keys + n_answer)
-            with recorder.attached(handle.model, layers, writers):
+            with recorder.attached(handle.model, layers, writers, indices):
                 forward.last_logits(batch, 1)
-            order.extend(indices)
             if on_progress is not None:
                 on_progress(len(indices))
-    back = torch.argsort(torch.tensor(order))
-    hidden = recorder.hidden(back)
+    hidden = recorder.hidden
     _require_finite(hidden, prompts)
     if winsorize is not None:
         limit = torch.quantile(hidden.abs(), winsorize, dim=-1, keepdim=True)
         hidden = hidden.clamp(-limit, limit)
-    return HiddenStates(tuple(p.prompt.id for p in prompts), hidden, recorder.inputs(back))
+    return HiddenStates(tuple(p.prompt.id for p in prompts), hidden, recorder.inputs)
 
 
 class _Recorder:
-    """Keeps, for every layer and writer, the rows that the hooks see at the last token of each prompt."""
+    """Keeps, for every layer and writer, the rows that the hooks see at the end of each prompt.
 
-    def __init__(self, n_keys: int, n_answer: int) -> None:
+    Each is written where it belongs in a tensor for all prompts: parts that are joined later would need their memory
+    twice. Rows are padded on the left, and openings are of one length, so all prompts end in the same columns.
+    """
+
+    def __init__(self, n_prompts: int, n_keys: int, n_answer: int) -> None:
+        self._n_prompts = n_prompts
         self._n_keys = n_keys
         self._last = -1 - n_answer
-        self._hidden: dict[int, list[torch.Tensor]] = {}
-        self._inputs: dict[str, list[torch.Tensor]] = {}
+        self.hidden = torch.empty(0)
+        self.inputs: dict[str, torch.Tensor] = {}
 
     @contextmanager
-    def attached(self, model: nn.Module, layers: Sequence[nn.Module], writers: Sequence[Writer]) -> Iterator[None]:
-        hooks = [layers[0].register_forward_pre_hook(self._keep_embeddings, with_kwargs=True)]
-        hooks += [layer.register_forward_hook(self._keep_output(i + 1)) for i, layer in enumerate(layers)]
+    def attached(
+        self, model: nn.Module, layers: Sequence[nn.Module], writers: Sequence[Writer], indices: Sequence[int]
+    ) -> Iterator[None]:
+        """Record what a forward pass of the prompts ``indices`` brings."""
+        rows = torch.tensor(indices)
+        n_states = len(layers) + 1
+        hooks = [layers[0].register_forward_pre_hook(self._keep_embeddings(n_states, rows), with_kwargs=True)]
+        hooks += [
+            layer.register_forward_hook(self._keep_output(n_states, i + 1, rows)) for i, layer in enumerate(layers)
+        ]
         for writer in writers:
             module = model.get_submodule(writer.module_path)
-            hooks.append(module.register_forward_pre_hook(self._keep_input(writer.name)))
+            hooks.append(module.register_forward_pre_hook(self._keep_input(writer.name, rows)))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def hidden(self, order: torch.Tensor) -> torch.Tensor:
-        layers = [torch.cat(self._hidden.pop(index)) for index in sorted(self._hidden)]
-        return torch.stack(layers, dim=1)[order]
+    def _keep_state(self, n_states: int, index: int, rows: torch.Tensor, states: torch.Tensor) -> None:
+        if self.hidden.numel() == 0:
+            self.hidden = _empty(torch.float32, self._n_prompts, n_states, states.shape[-1])
+        self.hidden[rows, index] = states[:, self._last].to("cpu", torch.float32)
 
-    def inputs(self, order: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {name: torch.cat(self._inputs.pop(name))[order] for name in list(self._inputs)}
+    def _keep_embeddings(self, n_states: int, rows: torch.Tensor) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._keep_state(n_states, 0, rows, args[0] if args else kwargs["hidden_states"])
 
-    def _last_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The last token of every prompt: rows are padded on the left, and openings are of one length."""
-        return tensor[:, self._last].to("cpu", torch.float32, copy=True)
+        return hook
 
-    def _keep_embeddings(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._hidden.setdefault(0, []).append(self._last_rows(args[0] if args else kwargs["hidden_states"]))
-
-    def _keep_output(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def _keep_output(self, n_states: int, index: int, rows: torch.Tensor) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            tensor = output[0] if isinstance(output, tuple) else output
-            self._hidden.setdefault(index, []).append(self._last_rows(tensor))
+            self._keep_state(n_states, index, rows, output[0] if isinstance(output, tuple) else output)
 
         return hook
 
-    def _keep_input(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _keep_input(self, name: str, rows: torch.Tensor) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            # a copy: a view would keep the writer's inputs at all tokens of the batch
-            self._inputs.setdefault(name, []).append(args[0][:, -self._n_keys :].to("cpu", copy=True))
+            keys = args[0][:, -self._n_keys :].to("cpu")
+            if name not in self.inputs:
+                self.inputs[name] = _empty(keys.dtype, self._n_prompts, *keys.shape[1:])
+            self.inputs[name][rows] = keys
 
         return hook
+
+
+def _empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """A tensor to fill under ``inference_mode`` that may be used outside of it like any other."""
+    with torch.inference_mode(False):
+        return torch.empty(*shape, dtype=dtype)
 
 
 def _require_finite(hidden: torch.Tensor, prompts: Sequence[RenderedPrompt]) -> None:
