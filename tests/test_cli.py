@@ -32,13 +32,14 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "batch_tokens": 128, "key_positions": 3, "key_answer_tokens": 2, "guards": 11, "winsorize": 0.99,
     },
     "map": {
-        "n_rows": 2, "n_columns": 3, "lattice": "rectangular", "rule": "online", "sigma": 0.5, "learning_rate": 0.1,
+        "n_rows": 2, "n_columns": 3, "lattice": "rectangular", "toroidal": True, "rule": "online",
+        "neighbourhood": "mexican_hat", "initialization": "pca", "sigma": 0.5, "learning_rate": 0.1,
         "n_steps": 9, "holdout": 0.3, "projected": True, "layer_rule": "log-odds", "layer_max_kl": 0.4,
         "permutations": 8,
     },
     "search": {
         "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1,
-        "max_kl": 0.3,
+        "max_kl": 0.3, "max_leak": 0.7,
         "finalists": 1, "storage": "sqlite:///x.db",
     },
     "evaluation": {
