@@ -43,7 +43,6 @@ from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.states import load_states, save_states, shard_path
 from sombrero.tensor_records import load_edit, load_record, save_edit, save_record
 
-STATES_PER_SHARD = 1024
 READINGS = {"layer_rule", "layer_max_kl", "permutations"}
 """Settings of the map that do not decide how it is trained, only how it is read."""
 
