@@ -24,7 +24,7 @@ class ModelConfig(Section):
     source: str = Field("embedded", description="Hub id, local folder, or 'embedded'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="Weight dtype; auto: as stored."
+        "auto", description="Weight dtype; auto: as stored, or float32 on a processor without arithmetic for that."
     )
     device: str = Field("auto", description="torch device; auto: cuda, then mps, then cpu.")
     trust_remote_code: bool = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,3 +119,20 @@ def test_rounded_biases_are_the_baked_ones_to_the_bit(rule: RuleName, tmp_path: 
     with live_edit(planned.handle, planned.writers, edit, rounded=True):
         live = log_probs(planned.handle.model, planned)
     assert torch.equal(live, baked_log_probs(planned, edit, tmp_path / "baked", torch.bfloat16))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rounded_live_edit_in_float32_is_the_baked_bfloat16_checkpoint_loaded_so(
+    rule: RuleName, tmp_path: Path
+) -> None:
+    planned, _ = base("llama", torch.bfloat16, attention_bias=True, mlp_bias=True)
+    edit = planned.planner.build(parameters(rule, strength=0.8))
+    widened = copy.deepcopy(planned.handle.model).float()
+    handle = replace(planned.handle, model=widened, stored_dtype=torch.bfloat16)
+    with live_edit(handle, planned.writers, edit, rounded=True):
+        live = log_probs(widened, planned)
+    with live_edit(handle, planned.writers, edit):
+        unrounded = log_probs(widened, planned)
+    baked = baked_log_probs(planned, edit, tmp_path / "baked", torch.float32)
+    assert torch.equal(live, baked)
+    assert not torch.equal(unrounded, baked), "rounding costs something, or the comparison proves nothing"

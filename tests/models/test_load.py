@@ -14,6 +14,7 @@ from sombrero.architectures import find_architecture, resolve_writers
 from sombrero.config import ModelConfig
 from sombrero.errors import ArchitectureError, ModelError
 from sombrero.models import check_folder, load_model, load_skeleton, locate, resolve_device
+from sombrero.models.load import computing_dtype
 
 
 @pytest.fixture
@@ -38,10 +39,26 @@ def test_a_folder_is_loaded_ready_for_inference(tiny: Path) -> None:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("asked", ["auto", "bfloat16", "float16", "float32"])
-def test_the_dtype_is_the_one_asked_for_or_the_stored_one(stored: torch.dtype, asked: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_the_dtype_is_the_one_asked_for_or_the_stored_one(
+    stored: torch.dtype, asked: str, capability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     folder = save_tiny("qwen3", tmp_path / "model", dtype=stored)
-    expected = stored if asked == "auto" else getattr(torch, asked)
-    assert load_model(config(folder, dtype=asked)).model.dtype == expected
+    automatic = stored if capability == "AVX512" else torch.float32
+    handle = load_model(config(folder, dtype=asked))
+    assert handle.model.dtype == (automatic if asked == "auto" else getattr(torch, asked))
+    assert handle.stored_dtype == stored
+
+
+def test_halves_stay_halves_where_there_is_arithmetic_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert computing_dtype(dtype, torch.device("cpu")) == torch.float32
+        assert computing_dtype(dtype, torch.device("cuda")) == dtype
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert computing_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
+    assert computing_dtype(torch.float16, torch.device("cpu")) == torch.float32
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Path) -> None:

@@ -23,8 +23,8 @@ def live_edit(
     """The handle, behaving as the edited model for as long as the context lasts.
 
     ``rounded`` makes it behave as the baked checkpoint will, to the bit: each edited writer runs with its edited weight
-    rounded to the weight's dtype, as the bake stores it. That holds a copy of these weights for as long as it lasts;
-    without it, the edit is two thin products beside the writer, exact in float32, and nothing is copied.
+    rounded to the checkpoint's dtype, as the bake stores it. That holds a copy of these weights for as long as it
+    lasts; without it, the edit is two thin products beside the writer, exact in float32, and nothing is copied.
 
     Raises ArchitectureError when the edit names a writer that the model does not have, or, with ``rounded``, moves a
     bias of one that has none.
@@ -37,7 +37,10 @@ def live_edit(
     try:
         for name, low_rank in edit.items():
             module = handle.model.get_submodule(by_name[name].module_path)
-            hook = _replace(low_rank, module, by_name[name]) if rounded else _correct(_placed(low_rank, module))
+            if rounded:
+                hook = _replace(low_rank, module, by_name[name], handle.stored_dtype)
+            else:
+                hook = _correct(_placed(low_rank, module))
             hooks.append(module.register_forward_hook(hook))
         yield handle
     finally:
@@ -65,8 +68,10 @@ def _correct(edit: LowRankEdit) -> Hook:
     return hook
 
 
-def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer) -> Hook:
-    weight = edit_weight(module.get_parameter("weight").detach(), edit, writer.layout)
+def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None) -> Hook:
+    loaded = module.get_parameter("weight").detach()
+    dtype, stored_dtype = loaded.dtype, stored_dtype or loaded.dtype
+    weight = edit_weight(loaded.to(stored_dtype), edit, writer.layout).to(dtype)
     rows = weight if writer.layout == "linear" else weight.T
     old = module.bias
     if not isinstance(old, torch.Tensor) and edit.c is not None and edit.c.any():
@@ -74,7 +79,7 @@ def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer) -> Hook:
             f"the edit of {writer.name} moves a bias (c is not zero), and {writer.module_path} has none: no checkpoint "
             "of this architecture can hold it; take a rule without c"
         )
-    bias = edit_bias(old.detach(), edit) if isinstance(old, torch.Tensor) else None
+    bias = edit_bias(old.detach().to(stored_dtype), edit).to(dtype) if isinstance(old, torch.Tensor) else None
 
     def hook(_module: nn.Module, args: tuple[Any, ...], _output: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(args[0], rows, bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ def load_model(config: ModelConfig) -> ModelHandle:
     folder = locate(config)
     check_folder(folder, config.source)
     tokenizer = _load_tokenizer(folder, config)
-    return ModelHandle(_load_weights(folder, config), tokenizer, config.source, folder, config.revision)
+    stored = stored_dtype(folder, config.source)
+    model = _load_weights(folder, config, stored)
+    return ModelHandle(model, tokenizer, config.source, folder, config.revision, stored)
 
 
 def load_skeleton(config: ModelConfig) -> PreTrainedModel:
@@ -91,6 +94,36 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def stored_dtype(folder: Path, source: str) -> torch.dtype:
+    """The dtype of a checkpoint's weights: that of the largest tensor in its first file. Raises ModelError."""
+    from safetensors import SafetensorError, safe_open
+
+    path = min(folder.glob("*.safetensors"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - the file is no mapping
+            largest = max(slices, key=lambda entry: math.prod(entry.get_shape()))
+            empty = largest[:0] if largest.get_shape() else file.get_tensor(next(iter(file.keys())))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"the weights of {source!r} cannot be loaded: {path.name}: {_first_line(error)}") from error
+    dtype: torch.dtype = empty.dtype
+    return dtype
+
+
+def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype to load weights in that are ``stored`` so, for a device.
+
+    As stored, but for halves on a processor that has no arithmetic for them: there bf16 products were 100 times slower
+    than float32 ones (notes/LOG.md). float32 holds every bf16 and float16 number exactly.
+    """
+    import torch
+
+    if device.type != "cpu" or stored not in (torch.bfloat16, torch.float16):
+        return stored
+    has_bfloat16 = torch.backends.cpu.get_cpu_capability() != "AVX2" and stored == torch.bfloat16
+    return stored if has_bfloat16 else torch.float32
+
+
 def _download(config: ModelConfig, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -131,19 +164,20 @@ def _load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBas
     return tokenizer
 
 
-def _load_weights(folder: Path, config: ModelConfig) -> PreTrainedModel:
+def _load_weights(folder: Path, config: ModelConfig, stored: torch.dtype) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+    device = resolve_device(config.device)
+    dtype = computing_dtype(stored, device) if config.dtype == "auto" else getattr(torch, config.dtype)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights of {config.source!r} cannot be loaded: {_first_line(error)}") from error
-    model.to(resolve_device(config.device))  # type: ignore[arg-type]
+    model.to(device)  # type: ignore[arg-type]
     model.eval()
     model.requires_grad_(False)
     return model

@@ -21,13 +21,17 @@ Layout = Literal["linear", "conv1d"]
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """A loaded model. ``folder`` holds its checkpoint files; ``source`` is what the user named."""
+    """A loaded model. ``folder`` holds its checkpoint files; ``source`` is what the user named.
+
+    stored_dtype: that of the checkpoint's weights, in which a bake stores edited ones; None: that of the loaded model.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
     folder: Path
     revision: str | None = None
+    stored_dtype: torch.dtype | None = None
 
     @property
     def device(self) -> torch.device:
