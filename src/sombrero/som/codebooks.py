@@ -8,6 +8,8 @@ one with the lower quantization error is the map.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,10 +49,9 @@ def batch_maps(layers: list[LayerRows], training: Training, draws: Draws) -> Lay
     if len(draws.subset) < layers[0].shape[0]:
         codebooks = [_codebook_of_many(rows, training, draws) for rows in layers]
         return maps_in_features(layers, codebooks, training.lattice)
-    samples = [rows.take(draws.subset) for rows in layers]
-    space = _exact_space(layers, samples)
+    space = _exact_space(layers, (rows.take(draws.subset) for rows in layers))
     members, best = _trained(space, draws.start, draws, training)
-    codebooks = [weighted_means(rows[None], members[[i]], best[[i]])[0] for i, rows in enumerate(samples)]
+    codebooks = [_means(rows, draws.subset, members[[i]], best[[i]])[0] for i, rows in enumerate(layers)]
     if isinstance(space, GramSpace):
         return maps_in_rows(layers, codebooks, space, members, best, training.lattice)
     return maps_in_features(layers, codebooks, training.lattice)
@@ -97,16 +98,19 @@ def _trained(
     return batch(space, initial_weights(space, start, draws.uniform, training, space.norms), training)
 
 
-def _exact_space(layers: list[LayerRows], samples: list[torch.Tensor]) -> GramSpace | FeatureSpace:
+def _exact_space(layers: list[LayerRows], samples: Iterable[torch.Tensor]) -> GramSpace | FeatureSpace:
     """The space that is less work, for samples ``(s, d)`` of each layer. Raises NumericalError if lengths overflow."""
     space: GramSpace | FeatureSpace
-    if samples[0].shape[0] < samples[0].shape[1]:
-        space = GramSpace(torch.stack([gram_matrix(rows) for rows in samples]))
-    else:
-        space = FeatureSpace(torch.stack(samples).to(precise_dtype(samples[0].device)))
-    for rows, norms in zip(layers, space.norms, strict=True):
+    products, features = [], []
+    for rows in samples:  # one layer's at a time: what is needed of them is made while they are in the cache
+        if rows.shape[0] < rows.shape[1]:
+            products.append(gram_matrix(rows))
+        else:
+            features.append(rows.to(precise_dtype(rows.device)))
+    space = GramSpace(torch.stack(products)) if products else FeatureSpace(torch.stack(features))
+    for layer, norms in zip(layers, space.norms, strict=True):
         if not bool(torch.isfinite(norms).all()):
-            raise not_finite(rows.layer)
+            raise not_finite(layer.layer)
     return space
 
 

@@ -37,6 +37,7 @@ class LayerRows:
     device: torch.device
     centre: torch.Tensor
     resident: torch.Tensor | None
+    scratch: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,17 +76,37 @@ class LayerRows:
             self.hidden.copy_rows(start, self.layer, block)
             yield block.sub_(self.centre)
 
+    def read(self, out: torch.Tensor) -> torch.Tensor:
+        """All centred samples in order, in out ``(n, d)``."""
+        for start in range(0, len(out), CACHED_ROWS):
+            block = out[start : start + CACHED_ROWS]
+            self.hidden.copy_rows(start, self.layer, block)
+            block.sub_(self.centre)
+        return out
+
     def take(self, index: NDArray[np.int64]) -> torch.Tensor:
-        """The centred samples ``index (k,)``, ``(k, d)``; not to be changed, as an index of all gives no copy."""
-        if self.resident is not None and len(index) == len(self.resident) and bool((np.diff(index) == 1).all()):
-            return self.resident
+        """The centred samples ``index (k,)``, ``(k, d)``; not to be changed, as an index of all gives no copy.
+
+        All of them in scratch are good until another layer with the same scratch is asked for all.
+        """
+        if len(index) == self.shape[0] and bool((np.diff(index) == 1).all()):
+            if self.resident is not None:
+                return self.resident
+            if self.scratch is not None:
+                return self.read(self.scratch)
         if self.resident is not None:
             return self.resident[torch.from_numpy(index).to(self.device)]
         rows = torch.empty(len(index), self.shape[1], dtype=self.dtype, device=self.device)
         return rows.copy_(self.hidden.take(index, self.layer)).sub_(self.centre)
 
 
-def load_layers(hidden: Hidden, layers: slice, device: torch.device, storage: torch.Tensor | None) -> list[LayerRows]:
+def load_layers(
+    hidden: Hidden,
+    layers: slice,
+    device: torch.device,
+    storage: torch.Tensor | None,
+    scratch: torch.Tensor | None = None,
+) -> list[LayerRows]:
     """Some layers, each less the mean of a few of its samples.
 
     storage ``(>= l, n, d)``: where their samples are kept; None to read them anew each time. Raises NumericalError
@@ -98,13 +119,10 @@ def load_layers(hidden: Hidden, layers: slice, device: torch.device, storage: to
         centre = hidden.take(few, layer).to(device, working_dtype(hidden.dtype, device)).mean(dim=0)
         if not bool(torch.isfinite(centre).all()):
             raise not_finite(layer)
-        resident = None if storage is None else storage[place]
-        if resident is not None:
-            for start in range(0, n, CACHED_ROWS):
-                block = resident[start : start + CACHED_ROWS]
-                hidden.copy_rows(start, layer, block)
-                block.sub_(centre)
-        loaded.append(LayerRows(hidden, layer, device, centre, resident))
+        rows = LayerRows(hidden, layer, device, centre, None, scratch)
+        if storage is not None:
+            rows.resident = rows.read(storage[place])
+        loaded.append(rows)
     return loaded
 
 

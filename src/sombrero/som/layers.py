@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ they fit in here, else read again at each pass."""
 TOTAL_BYTES = 768 * 2**20
 """Working memory of all chunks that are trained side by side."""
 
-LAYERS_AT_ONCE = 8
+LAYERS_AT_ONCE = 16
 """Of the batch rule on a CPU: as many as its cache holds inner products of. Online steps are too small to split up."""
 
 
@@ -80,27 +80,41 @@ def fit_layers(
 def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomState, device: torch.device) -> LayerMaps:
     """``fit_layers`` without its checks: float64 samples stay float64, everything else is taken as float32."""
     draws = draw(hidden.shape[0], training, generator)
-    at_once, keep, chunk_bytes = _plan(hidden, training, draws, device)
+    plan = _plan(hidden, training, draws, device)
     n_layers = hidden.shape[1]
-    parts = [slice(first, min(first + at_once, n_layers)) for first in range(0, n_layers, at_once)]
+    parts = [slice(first, min(first + plan.at_once, n_layers)) for first in range(0, n_layers, plan.at_once)]
 
     local = threading.local()  # each worker keeps its samples in the same memory, chunk after chunk
 
     def train(part: slice) -> LayerMaps:
-        if keep and not hasattr(local, "storage"):
-            shape = (at_once, hidden.shape[0], hidden.shape[2])
+        if plan.kept and not hasattr(local, "storage"):
+            shape = (plan.kept, hidden.shape[0], hidden.shape[2])
             local.storage = torch.empty(shape, dtype=working_dtype(hidden.dtype, device), device=device)
-        layers = load_layers(hidden, part, device, getattr(local, "storage", None))
+        storage = getattr(local, "storage", None)
+        if plan.in_turn:
+            layers = load_layers(hidden, part, device, None, scratch=storage[0])
+        else:
+            layers = load_layers(hidden, part, device, storage)
         return (online_maps if training.is_online else batch_maps)(layers, training, draws)
 
     with single_threaded(device) as n_threads:
-        n_workers = max(1, min(n_threads, TOTAL_BYTES // chunk_bytes))
+        n_workers = max(1, min(n_threads, TOTAL_BYTES // plan.chunk_bytes))
         with ThreadPoolExecutor(n_workers) as pool:
             return joined(list(pool.map(train, parts)))
 
 
-def _plan(hidden: Hidden, training: Training, draws: Draws, device: torch.device) -> tuple[int, bool, int]:
-    """How many layers to train together, whether to keep their samples in memory, and the bytes that this takes."""
+@dataclass(frozen=True)
+class _Plan:
+    """at_once: layers trained together. kept: layers whose samples a worker has room for, 0 to read them again at each
+    pass. in_turn: that room is for one layer after the other. chunk_bytes: the memory that a worker takes."""
+
+    at_once: int
+    kept: int
+    in_turn: bool
+    chunk_bytes: int
+
+
+def _plan(hidden: Hidden, training: Training, draws: Draws, device: torch.device) -> _Plan:
     n, n_layers, d = hidden.shape
     item = working_dtype(hidden.dtype, device).itemsize
     subset, m = len(draws.subset), training.lattice.n_units
@@ -108,11 +122,14 @@ def _plan(hidden: Hidden, training: Training, draws: Draws, device: torch.device
     of_training = 16 * subset * min(subset, d) + 8 * (m * (8 * len(draws.pool) + 4 * d) + n)
     of_training += d * item * (subset + len(draws.pool)) if subset < n else 0
     keep = of_samples <= CHUNK_BYTES
-    per_layer = of_training + (of_samples if keep else 0)
-    few = subset == n and device.type == "cpu"  # of many samples each layer is mapped by itself
-    most = n_layers if training.is_online else LAYERS_AT_ONCE if few else 1
-    at_once = max(1, min(CHUNK_BYTES // per_layer, most, n_layers))
-    return at_once, keep, at_once * per_layer
+    few = subset == n
+    in_turn = keep and few and n < d and not training.is_online  # their inner products are all that training needs
+    per_layer = of_training + (of_samples if keep and not in_turn else 0)
+    of_chunk = CHUNK_BYTES - (of_samples if in_turn else 0)
+    most = n_layers if training.is_online else LAYERS_AT_ONCE if few and device.type == "cpu" else 1
+    at_once = max(1, min(of_chunk // per_layer, most, n_layers))
+    kept = 1 if in_turn else at_once if keep else 0
+    return _Plan(at_once, kept, in_turn, at_once * per_layer + (of_samples if in_turn else 0))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-_GRAM_ROWS = 128
+_GRAM_ROWS = 64
 """Rows in one product of the Gram matrix, of which the lower half is copied."""
 
 _NO_WIDTH = 1e-6
