@@ -91,7 +91,7 @@ def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomSt
             shape = (plan.kept, hidden.shape[0], hidden.shape[2])
             local.storage = torch.empty(shape, dtype=working_dtype(hidden.dtype, device), device=device)
         storage = getattr(local, "storage", None)
-        if plan.in_turn:
+        if plan.in_turn and storage is not None:
             layers = load_layers(hidden, part, device, None, scratch=storage[0])
         else:
             layers = load_layers(hidden, part, device, storage)
