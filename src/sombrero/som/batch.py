@@ -39,14 +39,14 @@ def batch(space: Space, weights: torch.Tensor, training: Training) -> tuple[torc
         best = distances.min(dim=1).indices
         return training.cluster_weights(hit_counts(best, len(on_lattice)), on_lattice, sigma), best
 
-    def epoch(distances: torch.Tensor, sigma: float) -> torch.Tensor:
-        return space.to_means(*refit(distances, sigma))
+    def epoch(distances: torch.Tensor, sigma: float, within: Space = space) -> torch.Tensor:
+        return within.to_means(*refit(distances, sigma))
 
     for sigma in np.geomspace(max(training.lattice.widest_sigma, training.sigma), training.sigma, ORDERING_EPOCHS):
         units = epoch(units, float(sigma))
     for _ in range(SETTLING_EPOCHS):
         units = epoch(units, final)
-    relocated = relocate(units, space, lambda distances: epoch(distances, final))
+    relocated = relocate(units, space, lambda within, distances: epoch(distances, final, within))
     units = arrange(relocated, training.lattice)
     for _ in range(SETTLING_EPOCHS):
         units = epoch(units, final)

@@ -17,26 +17,37 @@ _LEAST_GAIN = 2e-4
 """A move must lower the quantization error by this share: less is not worth another trial."""
 
 
-def relocate(distances: torch.Tensor, space: Space, refit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def relocate(
+    distances: torch.Tensor, space: Space, refit: Callable[[Space, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     """Move the least useful units to badly represented samples while the refitted map's quantization error falls.
 
-    Each layer tries half of its units at once; when that fails, half as many, down to one. Returns new distances.
+    Each layer tries half of its units at once; when that fails, half as many, down to one. Layers that are finished are
+    left out of the work as soon as they are half of it. Returns new distances.
     """
     n_layers, n_units, _ = distances.shape
     if n_units == 1:
         return distances
+    found, left = distances.clone(), torch.arange(n_layers, device=distances.device)
     error = _mean_distance(distances)
     size = torch.full((n_layers,), max(1, n_units // 2), device=distances.device)
     for _ in range(2 * n_units):
-        trial = refit(_moved(distances, space, size))
+        trial = refit(space, _moved(distances, space, size))
         trial_error = _mean_distance(trial)
         better = (trial_error < error * (1.0 - _LEAST_GAIN)) & (size > 0)
         distances = torch.where(better[:, None, None], trial, distances)
         error = torch.where(better, trial_error, error)
         size = torch.where(better, size, size // 2)
-        if not bool((size > 0).any()):
-            break
-    return distances
+        going = size > 0
+        if 2 * int(going.sum()) <= len(left):
+            found[left] = distances
+            left, distances, error, size, space = (
+                left[going], distances[going], error[going], size[going], space.of_layers(going)
+            )  # fmt: skip
+            if not len(left):
+                break
+    found[left] = distances
+    return found
 
 
 def _mean_distance(distances: torch.Tensor) -> torch.Tensor:

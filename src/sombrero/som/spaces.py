@@ -11,6 +11,7 @@ A unit's weights are written compactly: ``members (L, m, m)`` is the weight in u
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import torch
@@ -53,6 +54,10 @@ class Space(Protocol):
 
         ``X^T a`` is a component's direction times its singular value; a is 0 where there is none.
         """
+        ...
+
+    def of_layers(self, chosen: torch.Tensor) -> Space:
+        """The space of the layers where chosen ``(L,)`` is true."""
         ...
 
 
@@ -113,6 +118,12 @@ class GramSpace:
         wide = squares > _NO_WIDTH**2 * squares[:, :1]
         return _signed(axes * wide[:, None])
 
+    def of_layers(self, chosen: torch.Tensor) -> GramSpace:
+        """The space of the layers where chosen ``(L,)`` is true."""
+        part = copy.copy(self)
+        part.gram, part.norms = self.gram[chosen], self.norms[chosen]
+        return part
+
     def _clusters(self, best: torch.Tensor, n_units: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Products of the sum of each cluster with every sample ``(L, m, n)``, and with the sums ``(L, m, m)``."""
         sums = cluster_sums(self.gram, best, n_units).to(self.norms.dtype)
@@ -166,6 +177,10 @@ class FeatureSpace:
         scores = samples @ directions
         scores = scores / torch.where(widths > _NO_WIDTH * widths[:, :1], widths, float("inf"))[:, None]
         return _signed(torch.nn.functional.pad(scores, (0, k - scores.shape[2])))
+
+    def of_layers(self, chosen: torch.Tensor) -> FeatureSpace:
+        """The space of the layers where chosen ``(L,)`` is true."""
+        return FeatureSpace(self.samples[chosen], self.norms[chosen])
 
     def _to_points(self, points: torch.Tensor) -> torch.Tensor:
         squares = torch.baddbmm(self.norms[:, None], points, self.samples.mT, alpha=-2.0)
