@@ -134,7 +134,7 @@ def read_trials(python: Path, folder: Path, began: float) -> list[Trial]:
     journal = next(iter((folder / "checkpoints").glob("*.jsonl")), None)
     if journal is None:
         return []
-    rows = json.loads(_ask(python, READ_TRIALS, str(journal)))
+    rows = json.loads(_ask(python, READ_TRIALS, str(journal.absolute())))
     return [
         Trial(row["number"], row["refusals"], row["kl_divergence"], row["end"] - row["start"], row["end"] - began)
         for row in rows
@@ -182,4 +182,6 @@ def converse(stdin: IO[bytes], stdout: IO[bytes], answers: Answers, log: IO[str]
 
 
 def _ask(python: Path, program: str, *arguments: str) -> str:
-    return subprocess.run([str(python), "-c", program, *arguments], check=True, capture_output=True, text=True).stdout
+    elsewhere = python.parent  # in this folder `import heretic` would find the benchmark
+    command = [str(python), "-c", program, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=elsewhere).stdout
