@@ -27,7 +27,7 @@ def configuration(protocol: Protocol, markers: Path, allowed_rate: float) -> dic
             "harmless": str(protocol.prompts / "harmless-{split}.txt"),
             "system_prompt": protocol.system_prompt,
         },
-        "search": {"trials": protocol.trials, "target_rate": allowed_rate},
+        "search": {"trials": protocol.trials, "max_refusals": allowed_rate},
         "evaluation": {
             "detector": "substring",
             "markers": str(markers),

@@ -24,7 +24,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "revision": "abc", "dtype": "float32", "device": "cpu", "trust_remote_code": True, "cache": "some/cache",
     },
     "prompts": {
-        "harmful": "a.txt", "harmless": "b-{split}.txt", "borderline": "c:train", "column": "goal", "limit": 7,
+        "harmful": "a.txt", "harmless": "b-{split}.txt", "borderline": "c:train", "contrast": "d.csv",
+        "column": "goal", "limit": 7,
         "search_limit": 4, "report_limit": 5,
         "system_prompt": "Be kind.", "max_tokens": 99,
     },
@@ -38,7 +39,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "permutations": 8,
     },
     "search": {
-        "goal": "suppress", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "target_rate": 0.1,
+        "goal": "calibrate", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "max_refusals": 0.1,
+        "keep_true_refusals": 0.9,
         "max_kl": 0.3, "max_leak": 0.7,
         "finalists": 1, "storage": "sqlite:///x.db",
     },
@@ -113,7 +115,7 @@ def test_flags_and_toml_are_two_faces_of_one_configuration(captured: list[RunCon
         for name in values
         if getattr(getattr(defaults, section), name) == getattr(getattr(found, section), name)
     ]
-    assert same == [("search", "goal")]
+    assert same == []
     assert (found.seed, found.model.source) == (5, "x/y")
 
 

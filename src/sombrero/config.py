@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sombrero.errors import UsageError
-from sombrero.records import RuleName
+from sombrero.records import Goal, RuleName
 
 
 class Section(BaseModel):
@@ -43,6 +43,9 @@ class PromptConfig(Section):
     harmful: str = Field("starter", description="Requests that the model should refuse.")
     harmless: str = Field("starter", description="Plain requests.")
     borderline: str = Field("starter", description="Safe requests that look harmful.")
+    contrast: str = Field(
+        "starter", description="Short harmful requests that look like the borderline ones; read by goal 'calibrate'."
+    )
     column: str = Field("text", description="Column that holds the request.")
     limit: int | None = Field(None, ge=1, description="At most this many prompts of each set and split.")
     search_limit: int | None = Field(None, ge=1, description="At most this many prompts of each set to search with.")
@@ -90,7 +93,9 @@ class MapConfig(Section):
 class SearchConfig(Section):
     """The search over edits."""
 
-    goal: Literal["suppress"] = "suppress"
+    goal: Goal = Field(
+        "suppress", description="suppress: fewest refusals. calibrate: fewest false ones, true refusals kept."
+    )
     trials: int = Field(48, ge=1, description="Trials in all, screened ones included.")
     rules: tuple[RuleName, ...] = Field(
         ("guarded", "project", "compose"),
@@ -98,8 +103,16 @@ class SearchConfig(Section):
         description="Of project, compose, affine, norm, guarded; one that cannot be baked into the model is left out.",
     )
     max_units: int = Field(3, ge=1, description="At most this many of the most salient units in one edit.")
-    target_rate: float = Field(0.05, ge=0, le=1, description="Pick the cheapest edit with at most this refusal rate.")
+    max_refusals: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Pick the cheapest edit with at most this rate of (by 'calibrate', false) refusals.",
+    )
     max_kl: float = Field(0.15, gt=0, description="First-token KL (nats) that the picked edit should not exceed.")
+    keep_true_refusals: float = Field(
+        0.95, ge=0, le=1, description="Rate of true refusals that the edit picked by 'calibrate' should keep."
+    )
     max_leak: float = Field(
         0.1, ge=0, description="A run says when its edit leaves more than this share of the component it is made along."
     )

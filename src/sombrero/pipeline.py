@@ -58,10 +58,10 @@ class Pipeline(Charting):
         """The study, up to the configured number of trials."""
         path = self.folder.path / "trials.jsonl"
         settings = self.config.search
-        same_study = settings.model_dump(
-            mode="json", exclude={"trials", "finalists", "target_rate", "max_kl", "max_leak"}
-        )
-        identity = fingerprint([same_study, self.config.seed, self._upstream("directions", "baseline", "layers")])
+        same_study = settings.model_dump(mode="json", exclude=searching.PICKING)
+        found = self.calibration() if settings.goal == "calibrate" else None
+        stages = ("directions", "baseline", "layers", *(() if found is None else ("calibration",)))
+        identity = fingerprint([same_study, self.config.seed, self._upstream(*stages)])
 
         def make() -> tuple[TrialScore, ...]:
             storage = settings.storage or f"sqlite:///{self.folder.path.absolute() / 'study.db'}"
@@ -72,6 +72,7 @@ class Pipeline(Charting):
                 mapped.directions,
                 mapped.choice.state,
                 mapped.baseline,
+                found,
                 storage,
                 identity,
                 progress,
@@ -155,7 +156,10 @@ class Pipeline(Charting):
         directions = controls.load_directions(self.folder.path / "map", EDITED)
         choice = self.folder.load_json("layers", LayerChoice, under="map")
         handle, writers = self.session.handle, self.session.writers
-        planner = EditPlanner(handle, writers, directions, harmful, harmless, (choice.state,))
+        kept = None
+        if self.config.search.goal == "calibrate":
+            harmful, kept = self._calibration_states(self.calibration())
+        planner = EditPlanner(handle, writers, directions, harmful, harmless, (choice.state,), kept)
         with self.progress.stage("prepare edits", len(writers)) as advance:
             planner.prepare(searching.usable_rules(self.session), on_writer=advance)
         planner.release_keys()

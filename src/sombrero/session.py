@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sombrero.evaluation import Detector
     from sombrero.records import ModelHandle, Writer
 
-Role = Literal["harmful", "harmless", "borderline"]
+Role = Literal["harmful", "harmless", "borderline", "contrast"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 SHARES = (0.5, 0.2)
 """Shares of a source without ``{split}`` that go to map and to search; the rest is for the report."""
@@ -78,11 +78,17 @@ class Session:
     def prompts(self) -> dict[tuple[Role, SplitName], tuple[Prompt, ...]]:
         """All prompt sets, checked: none empty, none overlapping another."""
         sets: dict[tuple[Role, SplitName], tuple[Prompt, ...]] = {}
-        for role in get_args(Role):
+        for role in self.roles:
             for split, prompts in load_role(self.config.prompts, role, self.config.seed).items():
                 sets[role, split] = prompts[: self._limit(split)]
         check_disjoint({f"{role}/{split}": prompts for (role, split), prompts in sets.items()})
         return sets
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The prompt sets that the goal asks for: contrasts belong to ``calibrate`` alone."""
+        every: tuple[Role, ...] = get_args(Role)
+        return every if self.config.search.goal == "calibrate" else tuple(r for r in every if r != "contrast")
 
     def _limit(self, split: SplitName) -> int | None:
         settings = self.config.prompts

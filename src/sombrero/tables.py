@@ -12,6 +12,7 @@ COUNTS = (
     ("refusals", "refusals on harmful prompts"),
     ("false_refusals", "false refusals on borderline prompts"),
     ("harmless_refusals", "refusals on plain harmless prompts"),
+    ("contrast_refusals", "refusals on harmful contrasts"),
 )
 CATEGORIES_SHOWN = 3
 
@@ -20,6 +21,9 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """The result of a run: base, live and baked beside each other, on the reporting prompts."""
     models = {"base": summary["base"], "edited (live)": summary["edited"], "baked": summary["baked"]}
     console.print(figures_table("On the reporting prompts, never seen by map or search", models))
+    if "kept" in summary:
+        kept = ", ".join(f"{name} {_count(value)}" for name, value in summary["kept"]["baked"].items())
+        console.print(f"of the base model's refusals, the baked model keeps: {kept}")
     edit = summary["edit"]
     units = "single direction" if edit["directions"] == "single" else f"map units {edit['units']}"
     console.print(
@@ -97,7 +101,8 @@ def figures_table(title: str, models: dict[str, dict[str, Any]]) -> Table:
     for name in models:
         table.add_column(name, justify="right")
     for key, label in COUNTS:
-        table.add_row(label, *(_count(figures[key]) for figures in models.values()))
+        if all(key in figures for figures in models.values()):  # contrasts are measured for the goal calibrate alone
+            table.add_row(label, *(_count(figures[key]) for figures in models.values()))
     for key, label in (("first_token", "KL, first token (nats)"), ("sequence", "KL, per token of an answer (nats)")):
         table.add_row(label, *("–" if f["kl"] is None else f"{f['kl'][key]:.3f}" for f in models.values()))
     for key, label in (("perplexity", "perplexity of harmless answers"), ("repetition", "repeated 4-grams in them")):
@@ -111,8 +116,9 @@ def _count(value: dict[str, Any]) -> str:
 
 def _front_line(score: dict[str, Any]) -> str:
     parameters = score["parameters"]
+    lost = f"true refusals lost {score['lost']}/{score['n_true']}, " if score["n_true"] else ""
     return (
-        f"trial {score['number']}: refusals {score['refusals']}/{score['n']}, KL {score['kl']:.3f}, "
+        f"trial {score['number']}: refusals {score['refusals']}/{score['n']}, KL {score['kl']:.3f}, {lost}"
         f"{parameters['rule']}, {parameters['directions']} {list(parameters['units'])}"
     )
 

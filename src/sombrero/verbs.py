@@ -57,12 +57,13 @@ def search(
     from dataclasses import asdict
 
     from sombrero.search import rank_finalists
+    from sombrero.stages.reaching import constraints
 
     with _pipeline(config, out, fresh, progress) as pipeline:
         pipeline.check_identity()
         scores = pipeline.search(pipeline.map())
         pipeline.show()
-        front = [asdict(score) for score in rank_finalists(scores, config.search.target_rate, config.search.max_kl)]
+        front = [asdict(score) for score in rank_finalists(scores, constraints(config.search))]
         return {"run": str(pipeline.folder.path), "trials": len(scores), "front": front}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sombrero.records import EditParameters, TrialScore
-from sombrero.search import pareto_front, rank_finalists
+from sombrero.search import Constraints, pareto_front, rank_finalists
 from sombrero.search.front import PREDICTION_MARGIN, may_enter_front, prediction_margin
 
 N = 20
@@ -104,7 +104,7 @@ def test_the_margin_covers_every_overestimate_so_far(scores: tuple[TrialScore, .
 def test_the_pick_is_the_cheapest_within_the_target_else_the_one_that_refuses_least(
     scores: tuple[TrialScore, ...], target: float, max_kl: float
 ) -> None:
-    ranked = rank_finalists(scores, target, max_kl)
+    ranked = rank_finalists(scores, Constraints(target, max_kl))
     assert sorted(s.number for s in ranked) == sorted(s.number for s in pareto_front(scores))
     generated = [s for s in scores if s.state == "generated" and s.kl is not None]
     if not generated:
@@ -126,8 +126,9 @@ def test_the_pick_is_the_cheapest_within_the_target_else_the_one_that_refuses_le
 def test_the_order_of_the_trials_does_not_matter(scores: tuple[TrialScore, ...], target: float, random: object) -> None:
     shuffled = list(scores)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
+    limits = Constraints(target, 0.5)
     assert pareto_front(shuffled) == pareto_front(scores)
-    assert rank_finalists(shuffled, target, 0.5) == rank_finalists(scores, target, 0.5)
+    assert rank_finalists(shuffled, limits) == rank_finalists(scores, limits)
 
 
 @pytest.mark.parametrize(

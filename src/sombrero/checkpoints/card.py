@@ -75,8 +75,10 @@ class CardData:
 
 def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect, ...]:
     """Return the rows of the before and after table for two measurements on the same prompts."""
+    contrast = CardEffect("Refusals on short harmful contrasts", base.contrast_refusals, edited.contrast_refusals)
     return (
         CardEffect("Refusals on harmful prompts", base.refusals, edited.refusals),
+        *(() if edited.contrast_refusals is None else (contrast,)),
         CardEffect("False refusals on borderline-safe prompts", base.false_refusals, edited.false_refusals),
         CardEffect("Refusals on plain harmless prompts", base.harmless_refusals, edited.harmless_refusals),
         CardEffect("KL(base, edited), first token", None, edited.kl.first_token, "nats"),

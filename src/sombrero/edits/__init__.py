@@ -1,5 +1,6 @@
 """Edits: the kernel, the rules, live hooks, and the proofs of coverage: residual accounting and the leak check."""
 
+from sombrero.edits.balance import GAMMA_RANGE, BalancedSolution, solve_balanced
 from sombrero.edits.coverage import account_residuals
 from sombrero.edits.guards import BETA_RANGE, GuardedSolution, solve_guarded
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
@@ -20,6 +21,8 @@ from sombrero.edits.rules import (
 
 __all__ = [
     "BETA_RANGE",
+    "GAMMA_RANGE",
+    "BalancedSolution",
     "Basis",
     "EditPlanner",
     "GuardedSolution",
@@ -38,5 +41,6 @@ __all__ = [
     "norm",
     "orthonormal_basis",
     "project",
+    "solve_balanced",
     "solve_guarded",
 ]

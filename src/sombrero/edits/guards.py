@@ -60,7 +60,7 @@ def solve_guarded(
     low, high = (math.log(beta) for beta in BETA_RANGE)
     angles = ((2 * j + 1) * math.pi / (2 * NODES) for j in range(NODES))
     nodes = [math.exp((low + high) / 2 + (high - low) / 2 * math.cos(angle)) for angle in angles]
-    return system.reduce(_orthonormal(torch.cat(system.solve(nodes), dim=1)))
+    return system.reduce(orthonormal(torch.cat(system.solve(nodes), dim=1)))
 
 
 class _System:
@@ -86,7 +86,7 @@ class _System:
         return self._solve_among_samples(betas) if among_samples else self._solve_among_inputs(betas)
 
     def _solve_among_inputs(self, betas: list[float]) -> list[torch.Tensor]:
-        P, Q, right = _gram(self._moved), _gram(self._held), self._moved.T @ self._wanted
+        P, Q, right = gram(self._moved), gram(self._held), self._moved.T @ self._wanted
         P.diagonal().add_(self._ridge_h)
         Q.diagonal().add_(self._ridge_g)
         found = []
@@ -123,7 +123,7 @@ class _System:
         Q = held.T @ held + self._ridge_g * identity
         lower, info = torch.linalg.cholesky_ex(Q)
         if int(info) != 0:
-            raise self._singular(Q, self._ridge_g)
+            raise singular_system(Q, self._ridge_g, self._alpha, self._writer)
         half = torch.linalg.solve_triangular(lower, P, upper=False)
         rates, turned = torch.linalg.eigh(torch.linalg.solve_triangular(lower, half.T, upper=False))
         S = torch.linalg.solve_triangular(lower.T, turned, upper=True)
@@ -135,19 +135,22 @@ class _System:
         factor, info = torch.linalg.cholesky_ex(system)
         pivots = factor.diagonal()
         if int(info) != 0 or not ridge > 0 or float(pivots.max() / pivots.min()) ** 2 > MAX_CONDITION:
-            raise self._singular(system, ridge)
+            raise singular_system(system, ridge, self._alpha, self._writer)
         return torch.as_tensor(factor)
 
-    def _singular(self, matrix: torch.Tensor, ridge: float) -> NumericalError:
-        values = torch.linalg.eigvalsh(matrix.double())
-        condition = float(values[-1] / values[0]) if float(values[0]) > 0 else math.inf
-        return NumericalError(
-            f"the guarded edit of writer {self._writer} has no stable solution (condition number {condition:.3g}, "
-            f"ridge {ridge:.3g}, alpha {self._alpha:g}); raise alpha, or check that its inputs are not constant"
-        )
+
+def singular_system(matrix: torch.Tensor, ridge: float, alpha: float, writer: str) -> NumericalError:
+    """The error that says which writer's system cannot be solved, and how badly it is conditioned."""
+    finite = bool(torch.isfinite(matrix).all())
+    values = torch.linalg.eigvalsh(matrix.double()) if finite else torch.tensor([0.0])
+    condition = float(values[-1] / values[0]) if float(values[0]) > 0 else math.inf
+    return NumericalError(
+        f"the guarded edit of writer {writer} has no stable solution (condition number {condition:.3g}, "
+        f"ridge {ridge:.3g}, alpha {alpha:g}); raise alpha, or check that its inputs are finite and not constant"
+    )
 
 
-def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
+def orthonormal(columns: torch.Tensor) -> torch.Tensor:
     """An orthonormal basis ``(d_in, D)`` of the columns' span, by the eigenvectors of their Gram matrix in float64."""
     norms = columns.norm(dim=0)
     unit = torch.Tensor.double(columns[:, norms > 0] / norms[norms > 0])
@@ -159,7 +162,7 @@ def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
     return basis.float()
 
 
-def _gram(rows: torch.Tensor, block: int = 256) -> torch.Tensor:
+def gram(rows: torch.Tensor, block: int = 256) -> torch.Tensor:
     """``rows^T rows``, of which only blocks on and below the diagonal are computed."""
     d = rows.shape[1]
     gram = rows.new_empty(d, d)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from sombrero.edits.balance import GAMMA_RANGE
 from sombrero.edits.guards import BETA_RANGE
 from sombrero.edits.precomputed import WriterProducts
 from sombrero.edits.rules import (
@@ -40,10 +41,11 @@ class EditPlanner:
     """Turns :class:`EditParameters` into a :class:`ModelEdit` for one model.
 
     ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule,
-    the harmless ones also the mean of ``affine``. ``states`` are the state indices that edits will ask for beside each
-    layer's own (``map_layer``). Whatever an edit needs of the weights and keys is computed for whole direction sets
-    when it is first asked for, or by :meth:`prepare`; then an edit costs a few small matrix products, and no weight is
-    read.
+    the harmless ones also the mean of ``affine``. With ``kept``, the keys of true refusals are guarded too, with weight
+    gamma, and ``harmful`` are the keys to be moved: those of false refusals. ``states`` are the state indices that
+    edits will ask for beside each layer's own (``map_layer``). Whatever an edit needs of the weights and keys is
+    computed for whole direction sets when it is first asked for, or by :meth:`prepare`; then an edit costs a few small
+    matrix products, and no weight is read.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class EditPlanner:
         harmful: HiddenStates,
         harmless: HiddenStates,
         states: Sequence[int] = (),
+        kept: HiddenStates | None = None,
     ) -> None:
         self.writers = tuple(writers)
         self._directions = directions
         self._states = tuple(states)
-        self._products = WriterProducts(handle, directions, harmful, harmless, states)
+        self._products = WriterProducts(handle, directions, harmful, harmless, states, kept)
 
     def prepare(
         self, rules: Sequence[RuleName], *, alpha: float = ALPHA, on_writer: Callable[[int], None] | None = None
@@ -74,7 +77,7 @@ class EditPlanner:
                     if "norm" in rules:
                         self._products.on_outputs(writer, name, index)
                     if "guarded" in rules:
-                        self._products.guarded(writer, name, index, [0], alpha, 1.0)
+                        self._products.guarded(writer, name, index, [0], alpha, 1.0, 1.0)
             if "norm" in rules:
                 self._products.row_squares(writer)
             if "affine" in rules:
@@ -112,7 +115,7 @@ class EditPlanner:
     ) -> LowRankEdit:
         products, name, units = self._products, parameters.directions, list(parameters.units)
         if parameters.rule == "guarded":
-            solution = products.guarded(writer, name, index, units, parameters.alpha, parameters.beta)
+            solution = products.guarded(writer, name, index, units, parameters.alpha, parameters.beta, parameters.gamma)
             return guarded(basis, solution, strength)
         WtR, bias = products.on_inputs(writer, name, index)[:, units], products.bias(writer)
         if parameters.rule == "compose":
@@ -165,6 +168,11 @@ def _require_guards(parameters: EditParameters) -> None:
     if not low <= parameters.beta <= high:
         raise UsageError(
             f"beta {parameters.beta} is not in {low:g}..{high:g}, the weights of the guards that are solved for"
+        )
+    low, high = GAMMA_RANGE
+    if not low <= parameters.gamma <= high:
+        raise UsageError(
+            f"gamma {parameters.gamma} is not in {low:g}..{high:g}, the weights of the guards on true refusals"
         )
     if not 0.0 < parameters.alpha < math.inf:
         raise UsageError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from sombrero.edits.balance import BalancedSolution, solve_balanced
 from sombrero.edits.guards import GuardedSolution, solve_guarded
 from sombrero.errors import UsageError
 from sombrero.records import DirectionSet, HiddenStates, ModelHandle, Writer
@@ -18,7 +19,8 @@ class WriterProducts:
     """Products of the writers' weights and keys with all directions, each made when it is first asked for and kept.
 
     ``states`` are the state indices, beside the writer's own, whose guarded systems are solved along with its own: they
-    share the factorisation. Tensors are float32 on the CPU.
+    share the factorisation. ``kept`` gives the keys of true refusals, guarded beside the harmless ones. Tensors are
+    float32 on the CPU.
     """
 
     def __init__(
@@ -28,16 +30,18 @@ class WriterProducts:
         harmful: HiddenStates,
         harmless: HiddenStates,
         states: Sequence[int] = (),
+        kept: HiddenStates | None = None,
     ) -> None:
         self._model = handle.model
         self._directions = directions
         self._harmful, self._harmless = harmful.writer_inputs, harmless.writer_inputs
+        self._kept = None if kept is None else kept.writer_inputs
         self._states = tuple(states)
         self._inputs: dict[tuple[str, str, int], torch.Tensor] = {}
         self._outputs: dict[tuple[str, str, int], torch.Tensor] = {}
         self._row_squares: dict[str, torch.Tensor] = {}
         self._means: dict[str, torch.Tensor] = {}
-        self._solutions: dict[tuple[str, tuple[int, ...], float], GuardedSolution] = {}
+        self._solutions: dict[tuple[str, tuple[int, ...], float], GuardedSolution | BalancedSolution] = {}
 
     def on_inputs(self, writer: Writer, name: str, index: int) -> torch.Tensor:
         """``W^T R`` ``(d_in, m)`` for the direction set ``name`` at the state index."""
@@ -68,6 +72,7 @@ class WriterProducts:
     def release_keys(self) -> None:
         """Let go of the writers' inputs: what was computed of them stays, and nothing more can be."""
         self._harmful, self._harmless = {}, {}
+        self._kept = None if self._kept is None else {}
 
     def harmless_mean(self, writer: Writer) -> torch.Tensor:
         """Mean ``(d_in,)`` of the writer's inputs over all harmless keys, at every position that was kept."""
@@ -82,7 +87,7 @@ class WriterProducts:
         return self._model.get_parameter(f"{writer.module_path}.bias").detach().to("cpu", torch.float32)
 
     def guarded(
-        self, writer: Writer, name: str, index: int, units: Sequence[int], alpha: float, beta: float
+        self, writer: Writer, name: str, index: int, units: Sequence[int], alpha: float, beta: float, gamma: float
     ) -> torch.Tensor:
         """The guarded solution ``(d_in, K)`` for these units of the direction set ``name``."""
         indices = self._solved_together(writer, index)
@@ -91,23 +96,26 @@ class WriterProducts:
         widths = [self._directions[other].vectors.shape[1] for other in self._directions]
         before = sum(widths[: list(self._directions).index(name)])
         begin = sum(widths) * indices.index(index) + before
-        return self._solutions[writer.name, indices, alpha].at(beta, [begin + unit for unit in units])
+        solution, columns = self._solutions[writer.name, indices, alpha], [begin + unit for unit in units]
+        if isinstance(solution, BalancedSolution):
+            return solution.at(beta, gamma, columns)
+        return solution.at(beta, columns)
 
     def _solved_together(self, writer: Writer, index: int) -> tuple[int, ...]:
         together = tuple(dict.fromkeys((writer.layer + 1, *self._states)))
         return together if index in together else (index,)
 
-    def _solve(self, writer: Writer, indices: tuple[int, ...], alpha: float) -> GuardedSolution:
+    def _solve(self, writer: Writer, indices: tuple[int, ...], alpha: float) -> GuardedSolution | BalancedSolution:
         harmful, harmless = self._keys(writer)
         n_keys = min(harmful.shape[1], harmless.shape[1])
-        products = [self.on_inputs(writer, name, index) for index in indices for name in self._directions]
-        return solve_guarded(
-            harmful[:, -n_keys:].to(torch.float32),
-            harmless[:, -n_keys:].to(torch.float32),
-            torch.cat(products, dim=1),
-            alpha=alpha,
-            writer=writer.name,
-        )
+        if self._kept is not None:
+            n_keys = min(n_keys, self._kept[writer.name].shape[1])
+        WtR = torch.cat([self.on_inputs(writer, name, index) for index in indices for name in self._directions], dim=1)
+        moved, guards = (keys[:, -n_keys:].to(torch.float32) for keys in (harmful, harmless))
+        if self._kept is None:
+            return solve_guarded(moved, guards, WtR, alpha=alpha, writer=writer.name)
+        kept = self._kept[writer.name][:, -n_keys:].to(torch.float32)
+        return solve_balanced(moved, guards, kept, WtR, alpha=alpha, writer=writer.name)
 
     def _keys(self, writer: Writer) -> tuple[torch.Tensor, torch.Tensor]:
         """Harmful and harmless inputs ``(n, P, d_in)`` of the writer."""

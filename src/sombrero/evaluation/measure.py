@@ -30,7 +30,8 @@ DEFAULT_SEQUENCE_TOKENS = 32
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """Rendered prompts of the three kinds, and the base model's own greedy continuations of the harmless ones.
+    """Rendered prompts of the three kinds, contrasts where there are any, and the base model's own greedy continuations
+    of the harmless ones.
 
     Without ``continuations`` the base model is asked for them at every measurement.
     Raises PromptError for a set without prompts, or an id that stands for two prompts.
@@ -40,12 +41,13 @@ class EvaluationSets:
     harmless: tuple[RenderedPrompt, ...]
     borderline: tuple[RenderedPrompt, ...]
     continuations: tuple[tuple[int, ...], ...] = ()
+    contrast: tuple[RenderedPrompt, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("harmful", "harmless", "borderline"):
             if not getattr(self, name):
                 raise PromptError(f"there are no {name} prompts to measure on; give at least one")
-        ids = Counter(p.prompt.id for p in (*self.harmful, *self.harmless, *self.borderline))
+        ids = Counter(p.prompt.id for p in (*self.harmful, *self.harmless, *self.borderline, *self.contrast))
         twice = [prompt_id for prompt_id, count in ids.items() if count > 1]
         if twice:
             raise PromptError(
@@ -59,7 +61,7 @@ class EvaluationSets:
     @property
     def count(self) -> int:
         """How many prompts are answered in a measurement."""
-        return len(self.harmful) + len(self.harmless) + len(self.borderline)
+        return len(self.harmful) + len(self.harmless) + len(self.borderline) + len(self.contrast)
 
 
 def measure(
@@ -76,7 +78,8 @@ def measure(
     n_whole: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Measurement, Mapping[str, Response]]:
-    """Measure ``subject`` against ``base``; labels and verdicts of the measurement are those of the harmful prompts.
+    """Measure ``subject`` against ``base``; labels of the measurement are those of the harmful prompts, verdicts those
+    of harmful prompts and contrasts.
 
     ``sequence_tokens`` shortens the continuations for the sequence KL; None takes them as they are (32 tokens where
     they have to be made). ``on_progress`` is given answered prompts, ``sets.count`` in all. The two subjects are never
@@ -100,13 +103,14 @@ def measure(
         )
 
     with subject() as handle:
-        harmful = answer(sets.harmful, None if keep_harmful else _refuses_for_certain(detector))
-        verdicts = _judge(detector, harmful)
+        harmful = answer((*sets.harmful, *sets.contrast), None if keep_harmful else _refuses_for_certain(detector))
+        every = _judge(detector, harmful)
         kept = harmful if keep_harmful else ()
         del harmful
         harmless = answer(sets.harmless)
         cut = None if keep_harmful else detector.settled
         borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
+    verdicts, contrast = every[: len(sets.harmful)], every[len(sets.harmful) :]
     harmless_verdicts = _judge(detector, harmless)
     measurement = Measurement(
         refusals=_refusals(verdicts),
@@ -115,7 +119,8 @@ def measure(
         labels=_count_labels(verdicts),
         kl=_diverge(subject, base, sets, sequence_tokens, batch_tokens),
         coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
-        verdicts=verdicts,
+        verdicts=every,
+        contrast_refusals=_refusals(contrast) if contrast else None,
     )
     return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
 

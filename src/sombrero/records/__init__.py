@@ -19,16 +19,18 @@ from sombrero.records.measurements import (
 )
 from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
-from sombrero.records.runs import Baseline, Effect, Finalist, TrialScore, Verification
+from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
 __all__ = [
     "Baseline",
+    "Calibration",
     "Coherence",
     "DirectionSet",
     "Divergence",
     "EditParameters",
     "Effect",
     "Finalist",
+    "Goal",
     "HiddenStates",
     "LayerAccounting",
     "LayerLeak",

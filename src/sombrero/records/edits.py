@@ -33,8 +33,9 @@ class EditParameters:
     """One point of the search space: everything that is needed to build an edit from a direction set.
 
     map_layer is the state index whose directions every writer uses; None means that a writer of layer ``l`` uses its
-    own, index ``l + 1``. units are salience ranks into the direction set. alpha (the ridge) and beta (the weight of the
-    guards) are any floats within what the rule ``guarded`` takes; they matter for it alone.
+    own, index ``l + 1``. units are salience ranks into the direction set. alpha (the ridge), beta (the weight of the
+    harmless guards) and gamma (that of the guards on true refusals, where the goal has some) are any floats within what
+    the rule ``guarded`` takes; they matter for it alone.
     """
 
     rule: RuleName
@@ -44,6 +45,7 @@ class EditParameters:
     profiles: Mapping[WriterKind, LayerProfile]
     alpha: float = 0.01
     beta: float = 1.0
+    gamma: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ class Measurement:
     """Everything that is measured of one model on one set of prompts (DESIGN §3).
 
     refusals: on harmful prompts. false_refusals: on borderline-safe prompts. harmless_refusals: on plain harmless ones.
+    contrast_refusals: on short harmful contrasts, where there are any. verdicts: of the harmful prompts, then of the
+    contrasts.
     """
 
     refusals: Proportion
@@ -82,6 +84,7 @@ class Measurement:
     kl: Divergence
     coherence: Coherence
     verdicts: tuple[Verdict, ...] = field(repr=False)
+    contrast_refusals: Proportion | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from typing import Literal
 from sombrero.records.edits import EditParameters
 from sombrero.records.measurements import Measurement, Proportion, Sample, Verdict
 
+Goal = Literal["suppress", "calibrate"]
+"""What a search is for: fewer refusals, or fewer false ones with the true ones kept."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -23,6 +26,20 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What the goal ``calibrate`` needs of the untouched model beside its baseline.
+
+    borderline, contrast: verdicts on the search prompts. moved: ids of the borderline map prompts that it refuses.
+    openings: how it begins its own answers to harmful and to contrast map prompts: tokens, all of one length.
+    """
+
+    borderline: tuple[Verdict, ...]
+    contrast: tuple[Verdict, ...]
+    moved: tuple[str, ...]
+    openings: tuple[tuple[int, ...], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class TrialScore:
     """What a trial gave.
 
@@ -32,6 +49,10 @@ class TrialScore:
     the answers that are empty or degenerate as far as they were generated: no compliance, so the search counts both;
     ``predicted_refusals`` is the screening's count from the log-odds of the first token, or what was counted if that is
     more; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
+
+    By the goal ``calibrate`` the prompts that are to be answered are borderline-safe ones, so ``refusals`` are false.
+    ``lost`` counts true refusals among the ``n_true`` that the base model gives to harmful and contrast search prompts:
+    those that are no refusals any more; ``predicted_lost`` is the screening's count. By ``suppress`` ``n_true`` is 0.
     """
 
     number: int
@@ -44,6 +65,21 @@ class TrialScore:
     kl: float | None = None
     error: str | None = None
     faults: int = 0
+    n_true: int = 0
+    lost: int | None = None
+    predicted_lost: int | None = None
+
+    @property
+    def lost_rate(self) -> float:
+        """Share of the true refusals that are lost: measured where it was, predicted otherwise; 0 without any."""
+        count = self.predicted_lost if self.lost is None else self.lost
+        return 0.0 if self.n_true == 0 else 1.0 if count is None else count / self.n_true
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """What a search makes small: the rate and the KL, and by ``calibrate`` the share of true refusals lost."""
+        found = (self.rate, float("inf") if self.kl is None else self.kl)
+        return found if self.n_true == 0 else (*found, self.lost_rate)
 
     @property
     def rate(self) -> float:
@@ -52,11 +88,11 @@ class TrialScore:
         return 1.0 if count is None else count / self.n
 
     def dominates(self, other: TrialScore) -> bool:
-        """Whether this trial beats the other on refusals and KL together; of equal ones the earlier counts."""
-        mine, theirs = ((s.rate, float("inf") if s.kl is None else s.kl) for s in (self, other))
+        """Whether this trial beats the other on all objectives together; of equal ones the earlier counts."""
+        mine, theirs = self.objectives, other.objectives
         if mine == theirs:
             return self.number < other.number
-        return mine[0] <= theirs[0] and mine[1] <= theirs[1]
+        return all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,15 @@ def trial_figure(trials: Sequence[TrialScore], front: Sequence[TrialScore], chos
     """First-token KL against refusal rate, on the search prompts."""
     import plotly.graph_objects as go
 
+    false = any(trial.n_true for trial in trials)
     figure = go.Figure(layout=base_layout(460))
     figure.update_layout(hovermode="closest", margin={"t": 64})
     figure.update_xaxes(title="first-token KL (nats, log scale)", type="log", dtick="D2")
-    figure.update_yaxes(title="refusals on harmful prompts", tickformat=".0%", range=[-0.04, 1.06])
+    figure.update_yaxes(
+        title="false refusals on borderline-safe prompts" if false else "refusals on harmful prompts",
+        tickformat=".0%",
+        range=[-0.04, 1.06],
+    )
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         axis.update(zeroline=False, title={"font": {"size": 13}})
     groups: tuple[tuple[str, list[TrialScore], dict[str, Any]], ...] = (
@@ -147,7 +152,8 @@ def _hover(trial: TrialScore) -> str:
 def _refusals(trial: TrialScore) -> str:
     if trial.refusals is not None:
         faults = f", {trial.faults} answers broken" if trial.faults else ""
-        return f"{trial.refusals}/{trial.n} refusals ({percent(trial.refusals / trial.n)}{faults})"
+        lost = f"; {trial.lost}/{trial.n_true} true refusals lost" if trial.n_true else ""
+        return f"{trial.refusals}/{trial.n} refusals ({percent(trial.refusals / trial.n)}{faults}){lost}"
     if trial.predicted_refusals is not None:
         return f"{trial.predicted_refusals}/{trial.n} refusals ({percent(trial.rate)}, predicted)"
     return NOTHING
@@ -155,6 +161,7 @@ def _refusals(trial: TrialScore) -> str:
 
 def _edit(trial: TrialScore) -> str:
     parameters = trial.parameters
-    guard = f" (α {parameters.alpha:g}, β {parameters.beta:g})" if parameters.rule == "guarded" else ""
+    gamma = f", γ {parameters.gamma:g}" if trial.n_true else ""
+    guard = f" (α {parameters.alpha:g}, β {parameters.beta:g}{gamma})" if parameters.rule == "guarded" else ""
     directions = f"{directions_name(parameters)} of {source_state(parameters)}"
     return f"rule {parameters.rule}{guard}; {directions}; {profiles_name(parameters)}"

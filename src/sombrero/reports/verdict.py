@@ -13,6 +13,7 @@ SHARES: tuple[tuple[str, str], ...] = (
     ("refusals", "Refusals on harmful prompts"),
     ("false_refusals", "False refusals on borderline-safe prompts"),
     ("harmless_refusals", "Refusals on plain harmless prompts"),
+    ("contrast_refusals", "Refusals on short harmful contrasts"),
 )
 _Reader = Callable[[Measurement], float]
 DIVERGENCES: tuple[tuple[str, _Reader], ...] = (
@@ -50,14 +51,30 @@ def sentence(models: dict[str, Measurement]) -> str:
     name, edited = list(models.items())[-1]
     subject = "the edited and baked model" if name == "Baked" else "the edited model (live, not baked yet)"
     return (
+        f"{_calibrated(models['Base'], edited, subject)}"
         f"The base model refuses {count(models['Base'].refusals)} of the harmful reporting prompts; {subject} refuses "
         f"{count(edited.refusals)}, at a first-token KL of {number(edited.kl.first_token)} nats on harmless prompts."
     )
 
 
+def _calibrated(base: Measurement, edited: Measurement, subject: str) -> str:
+    """What the goal ``calibrate`` is about, before everything else; empty by ``suppress``."""
+    if base.contrast_refusals is None or edited.contrast_refusals is None:
+        return ""
+    return (
+        f"The base model refuses {count(base.false_refusals)} of the borderline-safe reporting prompts; {subject} "
+        f"refuses {count(edited.false_refusals)}. Of their harmful twins the base model refuses "
+        f"{count(base.contrast_refusals)}, and {subject} {count(edited.contrast_refusals)}. "
+    )
+
+
 def figures_table(models: dict[str, Measurement]) -> dict[str, Any]:
     """Rows of shares with their intervals, and rows of plain numbers."""
-    shares = [(label, [share_cell(getattr(m, key)) for m in models.values()]) for key, label in SHARES]
+    shares = [
+        (label, [share_cell(getattr(m, key)) for m in models.values()])
+        for key, label in SHARES
+        if all(getattr(m, key) is not None for m in models.values())
+    ]
     numbers = [
         # the base does not diverge from itself: a zero there would read like a measurement
         (label, [NOTHING if name == "Base" else number(read(m)) for name, m in models.items()])

@@ -1,12 +1,13 @@
 """Search for an edit: the space, the score of a trial, the study, the front."""
 
-from sombrero.search.front import pareto_front, rank_finalists
+from sombrero.search.front import Constraints, pareto_front, rank_finalists
 from sombrero.search.objective import TrialBench
 from sombrero.search.space import BETAS, SearchSpace, make_space
 from sombrero.search.study import Limits, finished_scores, open_study, run_study
 
 __all__ = [
     "BETAS",
+    "Constraints",
     "Limits",
     "SearchSpace",
     "TrialBench",

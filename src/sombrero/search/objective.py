@@ -15,7 +15,11 @@ from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Respon
 
 @dataclass(frozen=True)
 class TrialBench:
-    """All that scoring a trial needs besides its parameters. base_log_probs: ``(n_harmless, vocab)`` float32."""
+    """All that scoring a trial needs besides its parameters. base_log_probs: ``(n_harmless, vocab)`` float32.
+
+    harmful: the prompts whose refusals are counted, borderline-safe ones by the goal ``calibrate``. true: prompts that
+    the base model refuses and that should stay refused; none by ``suppress``.
+    """
 
     handle: ModelHandle
     planner: EditPlanner
@@ -27,6 +31,7 @@ class TrialBench:
     max_new_tokens: int
     batch_size: int
     batch_tokens: int
+    true: Sequence[RenderedPrompt] = ()
 
 
 def screen(bench: TrialBench, number: int, parameters: EditParameters) -> TrialScore:
@@ -35,6 +40,10 @@ def screen(bench: TrialBench, number: int, parameters: EditParameters) -> TrialS
     with live_edit(bench.handle, bench.planner.writers, edit):
         harmless = first_token_log_probs(bench.handle, bench.harmless, batch_tokens=bench.batch_tokens)
         harmful = first_token_log_probs(bench.handle, bench.harmful, batch_tokens=bench.batch_tokens)
+        lost = None
+        if bench.true:
+            true = first_token_log_probs(bench.handle, bench.true, batch_tokens=bench.batch_tokens)
+            lost = int((refusal_log_odds(true, bench.refusal_tokens) <= 0).sum())
     log_odds = refusal_log_odds(harmful, bench.refusal_tokens)
     return TrialScore(
         number=number,
@@ -44,7 +53,23 @@ def screen(bench: TrialBench, number: int, parameters: EditParameters) -> TrialS
         predicted_refusals=int((log_odds > 0).sum()),
         log_odds=float(log_odds.mean()),
         kl=float(kl(bench.base_log_probs, harmless).mean()),
+        n_true=len(bench.true),
+        predicted_lost=lost,
     )
+
+
+def count_lost(bench: TrialBench, screened: TrialScore) -> TrialScore:
+    """Generate for the prompts that should stay refused and count those that are no refusals any more."""
+    edit = bench.planner.build(screened.parameters)
+    with live_edit(bench.handle, bench.planner.writers, edit):
+        responses = generate(
+            bench.handle,
+            bench.true,
+            max_new_tokens=bench.max_new_tokens,
+            batch_size=bench.batch_size,
+            settled=bench.detector.settled,
+        )
+    return replace(screened, lost=sum(bench.detector.judge(r).label != "refusal" for r in responses))
 
 
 def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None = None) -> TrialScore:

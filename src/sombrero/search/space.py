@@ -10,12 +10,15 @@ from typing import Any, cast
 import optuna
 
 from sombrero.errors import UsageError
-from sombrero.records import DirectionSet, EditParameters, LayerProfile, RuleName, WriterKind
+from sombrero.records import DirectionSet, EditParameters, Goal, LayerProfile, RuleName, WriterKind
 
 ALPHA = 0.01
 BETAS = (0.25, 8.0)
 """Weight of the guards, on a logarithmic scale."""
 STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.5), "mlp": (0.0, 1.5)}
+BALANCED_STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.0), "mlp": (0.0, 2.5)}
+GAMMAS = (0.5, 32.0)
+"""Weight of the guards on true refusals, on a logarithmic scale; with the strengths above, for ``calibrate``."""
 SINGLE = "single"
 
 
@@ -33,6 +36,12 @@ class SearchSpace:
     unit_sets: tuple[str, ...]
     best_state: int
     kinds: Mapping[RuleName, frozenset[WriterKind]] = field(default_factory=dict)
+    goal: Goal = "suppress"
+
+    @property
+    def strengths(self) -> Mapping[WriterKind, tuple[float, float]]:
+        """Strengths that a search asks for, by kind of writer."""
+        return STRENGTHS if self.goal == "suppress" else BALANCED_STRENGTHS
 
     @property
     def middle(self) -> int:
@@ -56,10 +65,11 @@ class SearchSpace:
         last = trial.suggest_int("last_layer", self.middle, self.n_layers - 1)
         profiles: dict[WriterKind, LayerProfile] = {
             kind: LayerProfile(first, last, trial.suggest_float(f"strength_{kind}", low, high))
-            for kind, (low, high) in STRENGTHS.items()
+            for kind, (low, high) in self.strengths.items()
         }
         kinds = self.kinds.get(rule, frozenset(profiles))
         beta = trial.suggest_float("beta", *BETAS, log=True) if rule == "guarded" else 1.0
+        gamma = trial.suggest_float("gamma", *GAMMAS, log=True) if self.goal == "calibrate" else 1.0
         return EditParameters(
             rule=rule,
             directions=SINGLE if units == SINGLE else "som",
@@ -68,10 +78,13 @@ class SearchSpace:
             profiles={kind: profile for kind, profile in profiles.items() if kind in kinds},
             alpha=ALPHA,
             beta=beta,
+            gamma=gamma,
         )
 
     def warm_starts(self) -> tuple[dict[str, Any], ...]:
         """Points to try first: one edit of later layers along the single direction and along each unit, then others."""
+        if self.goal == "calibrate":
+            return self._balanced_starts()
         last = self.n_layers - 1
         windows = (
             (7 * self.n_layers // 15, max(last - 2, self.middle)),
@@ -98,6 +111,24 @@ class SearchSpace:
         )
         return tuple(point for point in points if point["rule"] in self.rules)
 
+    def _balanced_starts(self) -> tuple[dict[str, Any], ...]:
+        """Points to try first by ``calibrate``: rising strength of one edit along the single direction, then units."""
+        wide = {
+            "rule": "guarded",
+            "map_layer": "own",
+            "first_layer": self.n_layers // 3,
+            "last_layer": self.n_layers - 1,
+        }
+        weak = {"strength_attention": 1.0, "strength_mlp": 0.7, "beta": 1.0, "gamma": 8.0}
+        firm = {"strength_attention": 1.5, "strength_mlp": 1.0, "beta": 2.0, "gamma": 16.0}
+        alone = (units for units in self.unit_sets[1:] if "+" not in units)
+        return (
+            {**wide, **weak, "units": self.unit_sets[0]},
+            {**wide, **firm, "units": self.unit_sets[0]},
+            *({**wide, **firm, "units": units} for units in alone),
+            *({**wide, **firm, "units": units} for units in self.unit_sets[-1:] if "+" in units),
+        )
+
 
 def make_space(
     n_layers: int,
@@ -106,6 +137,7 @@ def make_space(
     max_units: int,
     best_state: int,
     kinds: Mapping[RuleName, frozenset[WriterKind]] | None = None,
+    goal: Goal = "suppress",
 ) -> SearchSpace:
     """The space for a model: ``single`` and every subset of the map's ``max_units`` most salient units with hits.
 
@@ -118,4 +150,4 @@ def make_space(
     hit = int((som.hit_counts[1:] > 0).sum(dim=1).min())
     ranks = range(min(max_units, hit))
     subsets = ["+".join(map(str, c)) for size in range(1, len(ranks) + 1) for c in combinations(ranks, size)]
-    return SearchSpace(n_layers, rules, (SINGLE, *subsets), best_state, kinds or {})
+    return SearchSpace(n_layers, rules, (SINGLE, *subsets), best_state, kinds or {}, goal)

@@ -8,7 +8,7 @@ sampler sees the same history and gives the same point.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
@@ -21,12 +21,15 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from sombrero.errors import NumericalError, RunError
-from sombrero.records import EditParameters, TrialScore
+from sombrero.records import EditParameters, Goal, TrialScore
 from sombrero.search.front import beaten_at, may_enter_front
-from sombrero.search.objective import TrialBench, complete, screen
+from sombrero.search.objective import TrialBench, complete, count_lost, screen
 from sombrero.search.space import SearchSpace
 
-OBJECTIVES = ("refusal_rate", "first_token_kl")
+OBJECTIVES: Mapping[Goal, tuple[str, ...]] = {
+    "suppress": ("refusal_rate", "first_token_kl"),
+    "calibrate": ("false_refusal_rate", "first_token_kl", "true_refusals_lost"),
+}
 SCORE = "score"
 IDENTITY = "identity"
 STARTUP_TRIALS = 10
@@ -36,18 +39,20 @@ _scores = TypeAdapter(TrialScore)
 
 @dataclass(frozen=True)
 class Limits:
-    """A trial that refuses more, or diverges more (first-token KL, nats), is on the front of no use."""
+    """A trial that refuses more, diverges more (first-token KL, nats) or loses more true refusals is of no use."""
 
     rate: float
     kl: float
+    lost: float = 1.0
 
-    def excess(self, trial: FrozenTrial) -> tuple[float, float]:
+    def excess(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Optuna's constraints: above 0 where a limit is exceeded."""
         score = _scores.validate_python(trial.user_attrs[SCORE])
-        return score.rate - self.rate, (float("inf") if score.kl is None else score.kl) - self.kl
+        found = (score.rate - self.rate, (float("inf") if score.kl is None else score.kl) - self.kl)
+        return found if score.n_true == 0 else (*found, score.lost_rate - self.lost)
 
 
-def open_study(storage: str, identity: str) -> optuna.Study:
+def open_study(storage: str, identity: str, goal: Goal = "suppress") -> optuna.Study:
     """Open or create the study.
 
     Raises RunError when it belongs to another model, prompts or configuration, or its storage cannot be used.
@@ -55,13 +60,13 @@ def open_study(storage: str, identity: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _storage_errors(storage):
         study = optuna.create_study(
-            study_name="sombrero", storage=storage, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
+            study_name="sombrero", storage=storage, directions=["minimize"] * len(OBJECTIVES[goal]), load_if_exists=True
         )
         known = study.user_attrs.get(IDENTITY)
         if known is None:
             study.set_user_attr(IDENTITY, identity)
             with _quiet():
-                study.set_metric_names(list(OBJECTIVES))
+                study.set_metric_names(list(OBJECTIVES[goal]))
             return study
     if known != identity:
         raise RunError(
@@ -122,6 +127,8 @@ def _score(bench: TrialBench, number: int, parameters: EditParameters, scores: t
         return TrialScore(number, parameters, "failed", len(bench.harmful), error="the edited model gives NaN logits")
     if not may_enter_front(candidate, scores):
         return candidate
+    if bench.true:
+        candidate = count_lost(bench, candidate)
     return complete(bench, candidate, beaten_at=beaten_at(candidate, scores))
 
 
@@ -129,7 +136,7 @@ def _tell(study: optuna.Study, number: int, score: TrialScore) -> None:
     if score.state == "failed" or score.kl is None:
         study.tell(number, state=TrialState.FAIL)
     else:
-        study.tell(number, [score.rate, score.kl])
+        study.tell(number, list(score.objectives))
 
 
 def _close(study: optuna.Study, trial: FrozenTrial) -> None:

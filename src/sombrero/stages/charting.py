@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from sombrero.directions import LayerChoice, LayerFigures, layer_curves, princip
 from sombrero.progress import Progress, Silent
 from sombrero.records import (
     Baseline,
+    Calibration,
     DirectionSet,
     HiddenStates,
     LayerAccounting,
@@ -21,7 +22,7 @@ from sombrero.records import (
 )
 from sombrero.run_folder import RunFolder
 from sombrero.session import Session
-from sombrero.stages import controls, layers, mapping
+from sombrero.stages import calibration, controls, layers, mapping
 from sombrero.stages.controls import DIRECTION_SETS, EDITED, Controls
 from sombrero.stages.log_odds import PromptLogOdds, measure_log_odds
 from sombrero.stages.quality import judge_map
@@ -183,18 +184,45 @@ class Charting:
 
         return self.folder.once_json("controls", [after, settings.permutations], Controls, make, under="map")
 
-    def _states(self, role: Literal["harmful", "harmless"]) -> HiddenStates:
-        path = self.folder.path / "states"
-        openings = self.folder.once_json(
+    def calibration(self) -> Calibration:
+        """What the base model refuses falsely; for the goal ``calibrate``."""
+        return self.folder.once_json(
+            "calibration",
+            self._inputs("evaluation", "states"),
+            Calibration,
+            lambda: calibration.measure_calibration(self.session, self.progress),
+        )
+
+    def _calibration_states(self, found: Calibration) -> tuple[HiddenStates, HiddenStates]:
+        """Of the prompts whose refusals are false, and of those that must stay refused."""
+        openings = self._openings()
+        makers = {
+            "moved": lambda: calibration.collect_moved(self.session, found, openings, self.progress),
+            "kept": lambda: calibration.collect_kept(self.session, found, self.progress),
+        }
+        moved, kept = (self._once_states(role, ("openings", "calibration"), make) for role, make in makers.items())
+        return moved, kept
+
+    def _openings(self) -> list[tuple[int, ...]]:
+        return self.folder.once_json(
             "openings",
             self._inputs("states"),
             list[tuple[int, ...]],
             lambda: mapping.begin_answers(self.session, self.progress),
         )
+
+    def _states(self, role: Literal["harmful", "harmless"]) -> HiddenStates:
+        openings = self._openings()
+        return self._once_states(
+            role, ("openings",), lambda: mapping.collect(self.session, role, openings, self.progress)
+        )
+
+    def _once_states(self, role: str, after: tuple[str, ...], make: Callable[[], HiddenStates]) -> HiddenStates:
+        path = self.folder.path / "states"
         return self.folder.once(
             f"states-{role}",
-            self._inputs("states", after=("openings",)),
-            lambda: mapping.collect(self.session, role, openings, self.progress),
+            self._inputs("states", after=after),
+            make,
             lambda states: save_states(states, shard_path(path, role, 0)),
             lambda: load_states(path, role),
         )
@@ -202,9 +230,9 @@ class Charting:
     def _inputs(self, *sections: str, after: tuple[str, ...] = ()) -> list[object]:
         """What decides a stage: its sections of the configuration, the model, the prompts, the stages before it."""
         names = ("model", "prompts", *sections)
+        left_out = {"map": READINGS, "prompts": {"contrast"}}
         chosen = {
-            name: getattr(self.config, name).model_dump(mode="json", exclude=READINGS if name == "map" else None)
-            for name in names
+            name: getattr(self.config, name).model_dump(mode="json", exclude=left_out.get(name)) for name in names
         }
         return [chosen, self.config.seed, self.session.identity, self._upstream(*after)]
 

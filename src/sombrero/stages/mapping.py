@@ -13,7 +13,7 @@ from sombrero.edits import account_residuals
 from sombrero.errors import RunError
 from sombrero.evaluation import first_token_log_probs, generate, wilson
 from sombrero.progress import Progress
-from sombrero.records import Baseline, HiddenStates, LayerAccounting, RefusalMap, RenderedPrompt
+from sombrero.records import Baseline, HiddenStates, LayerAccounting, RefusalMap, RenderedPrompt, Response
 from sombrero.session import Session
 from sombrero.som import LayerMaps, fit_layers
 from sombrero.states import collect_states
@@ -64,7 +64,12 @@ def begin_answers(session: Session, progress: Progress) -> list[tuple[int, ...]]
     prompts = session.rendered("harmless", "map")[: settings.guards]
     with progress.stage("openings of harmless answers", len(prompts)) as advance:
         found = generate(session.handle, prompts, max_new_tokens=length, on_progress=advance)
-    return [(*r.token_ids, *[r.token_ids[-1]] * (length - len(r.token_ids))) for r in found]
+    return pad_openings(found, length)
+
+
+def pad_openings(responses: Sequence[Response], length: int) -> list[tuple[int, ...]]:
+    """The tokens of each response, its last one repeated up to ``length``."""
+    return [(*r.token_ids, *[r.token_ids[-1]] * (length - len(r.token_ids))) for r in responses]
 
 
 def collect(

@@ -26,7 +26,10 @@ def provenance(session: Session, effect: Effect) -> dict[str, Any]:
 
 def trial_provenance(session: Session, score: TrialScore) -> dict[str, Any]:
     """The same for any trial: its effect is what the search measured, on the search prompts."""
-    measured = {"search_prompts": {"refusals": score.refusals, "n": score.n, "first_token_kl": score.kl}}
+    found = {"refusals": score.refusals, "n": score.n, "first_token_kl": score.kl}
+    if score.n_true:
+        found |= {"lost": score.lost, "n_true": score.n_true}
+    measured = {"search_prompts": found}
     return _origin(session) | {"parameters": asdict(score.parameters), "measured": measured}
 
 
@@ -53,9 +56,14 @@ def trial_card_data(
     session: Session, score: TrialScore, edit: ModelEdit, n_edited: int, baseline: Baseline
 ) -> CardData:
     """The same for any trial: what the search measured on its prompts, live; the checkpoint was not measured again."""
+    lost = wilson(score.lost, score.n_true) if score.n_true and score.lost is not None else None
     counted = None if score.refusals is None else wilson(score.refusals, score.n)
+    refusals = CardEffect("Refusals on harmful prompts", baseline.refusals, counted)
+    if score.n_true:
+        refusals = CardEffect("False refusals on borderline-safe prompts", None, counted)
     effects = (
-        CardEffect("Refusals on harmful prompts", baseline.refusals, counted),
+        refusals,
+        *((CardEffect("True refusals lost", None, lost),) if lost else ()),
         CardEffect("KL(base, edited), first token", None, score.kl, "nats"),
     )
     missing = ("this checkpoint after it was written", *NOT_MEASURED)

@@ -18,6 +18,7 @@ from sombrero.evaluation import (
 from sombrero.progress import Progress
 from sombrero.records import (
     Baseline,
+    Calibration,
     DirectionSet,
     Effect,
     Finalist,
@@ -29,10 +30,16 @@ from sombrero.records import (
     TrialScore,
 )
 from sombrero.search import Limits, TrialBench, make_space, open_study, rank_finalists, run_study
-from sombrero.session import Session
+from sombrero.session import Role, Session
+from sombrero.stages.calibration import true_refusals
+from sombrero.stages.reaching import constraints, missed_sentence
 
+PICKING = {"trials", "finalists", "max_refusals", "max_kl", "keep_true_refusals", "max_leak"}
+"""Settings that do not decide what a study's next trial is, only when it ends and what is picked of it."""
 USELESS_RATE = 0.5
 """An edit that leaves more than this share of the refusals is none that anybody would pick."""
+USELESS_LOSS = 0.3
+"""Nor one that loses more than this share of the true refusals."""
 USELESS_KL = 3.0
 """Nor is one that diverges by this many times ``max_kl``."""
 
@@ -43,20 +50,22 @@ def search(
     directions: Mapping[str, DirectionSet],
     best_state: int,
     baseline: Baseline,
+    calibration: Calibration | None,
     storage: str,
     identity: str,
     progress: Progress,
 ) -> tuple[TrialScore, ...]:
     """Search for edits; every finished trial of the study is kept and counted."""
     settings = session.config
-    rules, left_out = usable_rules(session), bakeable_rules(settings.search.rules, session.writers)[1]
-    for reason in left_out.values():
+    rules = usable_rules(session)
+    for reason in left_out_rules(session).values():
         progress.say(f"{reason}; the search leaves it out")
     harmless = session.rendered("harmless", "search")
+    asked: Role = "harmful" if calibration is None else "borderline"
     bench = TrialBench(
         handle=session.handle,
         planner=planner,
-        harmful=session.rendered("harmful", "search"),
+        harmful=session.rendered(asked, "search"),
         harmless=harmless,
         base_log_probs=first_token_log_probs(session.handle, harmless, batch_tokens=settings.states.batch_tokens),
         refusal_tokens=refusal_tokens(baseline.refusal_starts, baseline.answer_starts),
@@ -64,11 +73,15 @@ def search(
         max_new_tokens=settings.evaluation.max_new_tokens,
         batch_size=settings.evaluation.batch_size,
         batch_tokens=settings.states.batch_tokens,
+        true=() if calibration is None else true_refusals(session, baseline, calibration),
     )
+    rate = baseline.refusals.rate
+    if calibration is not None:
+        rate = sum(v.label == "refusal" for v in calibration.borderline) / len(calibration.borderline)
     n_layers = max(writer.layer for writer in session.writers) + 1
     kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
-    space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds)
-    study = open_study(storage, identity)
+    space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds, settings.search.goal)
+    study = open_study(storage, identity, settings.search.goal)
     with progress.stage("search", settings.search.trials) as advance:
 
         def on_trial(score: TrialScore, scores: tuple[TrialScore, ...]) -> None:
@@ -81,19 +94,30 @@ def search(
             bench,
             trials=settings.search.trials,
             seed=settings.seed,
-            limits=Limits(USELESS_RATE * baseline.refusals.rate, USELESS_KL * settings.search.max_kl),
+            limits=Limits(USELESS_RATE * rate, USELESS_KL * settings.search.max_kl, USELESS_LOSS),
             on_trial=on_trial,
         )
 
 
 def usable_rules(session: Session) -> tuple[RuleName, ...]:
     """The configured rules that can be baked into this model. Raises UsageError when it is none of them."""
-    rules, left_out = bakeable_rules(session.config.search.rules, session.writers)
+    left_out = left_out_rules(session)
+    rules = tuple(rule for rule in session.config.search.rules if rule not in left_out)
     if not rules:
-        raise UsageError(
-            f"{'; '.join(left_out.values())}; give search.rules another one, for example guarded or project"
-        )
+        known = dict.fromkeys(left_out.values())
+        raise UsageError(f"{'; '.join(known)}; give search.rules another one, for example guarded")
     return rules
+
+
+def left_out_rules(session: Session) -> dict[str, str]:
+    """The configured rules that the search does not use, each with the reason."""
+    settings = session.config.search
+    refused: dict[str, str] = {**bakeable_rules(settings.rules, session.writers)[1]}
+    if settings.goal == "calibrate":
+        for rule in settings.rules:
+            if rule != "guarded":
+                refused[rule] = f"the rule {rule} treats true and false refusals alike, so it cannot calibrate"
+    return refused
 
 
 def measure_effect(
@@ -104,10 +128,13 @@ def measure_effect(
     The second value holds the responses of the base and of the picked edit, by name, for ``--keep-responses``.
     """
     settings = session.config
-    finalists = rank_finalists(scores, settings.search.target_rate, settings.search.max_kl)[: settings.search.finalists]
+    finalists = rank_finalists(scores, constraints(settings.search))[: settings.search.finalists]
     if not finalists:
         errors = sorted({score.error for score in scores if score.error})
         raise RunError(f"none of the {len(scores)} trials could be scored: {'; '.join(errors[:3])}")
+    missed = missed_sentence(finalists[0], settings.search)
+    if missed is not None:
+        progress.say(missed)
     sets = report_sets(session)
     base = subject(session.handle)
     with progress.stage("measure base", sets.count) as advance:
@@ -135,6 +162,7 @@ def report_sets(session: Session, continuations: tuple[tuple[int, ...], ...] = (
         harmful=session.rendered("harmful", "report"),
         harmless=session.rendered("harmless", "report"),
         borderline=session.rendered("borderline", "report"),
+        contrast=session.rendered("contrast", "report") if "contrast" in session.roles else (),
         continuations=continuations,
     )
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sombrero.edits import bakeable_rules
 from sombrero.records import (
     EditParameters,
     Effect,
@@ -20,6 +19,8 @@ from sombrero.records import (
 )
 from sombrero.session import Session
 from sombrero.stages.leak import summarize_leak
+from sombrero.stages.reaching import kept_refusals, summarize_constraints
+from sombrero.stages.searching import left_out_rules
 
 FORMAT = 1
 
@@ -35,6 +36,11 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary without timings."""
     chosen, handle, settings = effect.finalists[0], session.handle, session.config.search
+    kept = {
+        name: dict(zip(("harmful", "contrast"), map(proportion, kept_refusals(effect.base, measured)), strict=True))
+        for name, measured in (("edited", chosen.measurement), ("baked", verification.measurement))
+        if settings.goal == "calibrate"
+    }
     return {
         "format": FORMAT,
         "model": {"source": handle.source, "revision": handle.revision, "class": type(handle.model).__name__},
@@ -42,6 +48,8 @@ def summarize(
         "base": figures(effect.base),
         "edited": figures(chosen.measurement),
         "baked": figures(verification.measurement),
+        **({"kept": kept} if kept else {}),
+        "constraints": summarize_constraints(scores, effect.chosen, settings),
         "edit": describe_edit(chosen.parameters, edit) | {"trial": chosen.number},
         "finalists": [
             {"trial": f.number, "parameters": asdict(f.parameters)} | figures(f.measurement) for f in effect.finalists
@@ -49,7 +57,7 @@ def summarize(
         "trials": {
             state: sum(score.state == state for score in scores) for state in ("generated", "screened", "failed")
         },
-        "rules_left_out": bakeable_rules(settings.rules, session.writers)[1],
+        "rules_left_out": left_out_rules(session),
         "live_equals_baked": {
             "flips": list(verification.flips),
             "max_log_prob_difference": verification.max_log_prob_difference,
@@ -68,11 +76,12 @@ def summarize(
 
 def figures(measurement: Measurement) -> dict[str, Any]:
     """One model's figures, as they stand in ``base``, ``edited`` and ``baked``."""
-    kl = measurement.kl
+    kl, contrast = measurement.kl, measurement.contrast_refusals
     return {
         "refusals": proportion(measurement.refusals),
         "false_refusals": proportion(measurement.false_refusals),
         "harmless_refusals": proportion(measurement.harmless_refusals),
+        **({} if contrast is None else {"contrast_refusals": proportion(contrast)}),
         "labels": dict(measurement.labels),
         "kl": {"first_token": kl.first_token, "sequence": kl.sequence} if kl else None,
         "coherence": asdict(measurement.coherence),
@@ -95,6 +104,7 @@ def describe_edit(parameters: EditParameters, edit: ModelEdit) -> dict[str, Any]
         "layers": profiles,
         "alpha": parameters.alpha,
         "beta": parameters.beta,
+        "gamma": parameters.gamma,
         "rank": edit_rank(edit),
         "writers": len(edit),
     }
