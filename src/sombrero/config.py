@@ -117,6 +117,10 @@ class SearchConfig(Section):
         0.1, ge=0, description="A run says when its edit leaves more than this share of the component it is made along."
     )
     finalists: int = Field(3, ge=1, description="Edits of the front re-scored on the reporting prompts.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many generated trials in a row that leave the front as it was."
+    )
+    warm_from: Path | None = Field(None, description="Folder of an earlier run: its front is tried first.")
     storage: str | None = Field(None, description="Optuna storage URL; default: an SQLite file in the run folder.")
 
 

@@ -58,7 +58,9 @@ class Pipeline(Charting):
         """The study, up to the configured number of trials."""
         path = self.folder.path / "trials.jsonl"
         settings = self.config.search
-        same_study = settings.model_dump(mode="json", exclude=searching.PICKING)
+        same_study = settings.model_dump(
+            mode="json", exclude=searching.PICKING | (set() if settings.warm_from else {"warm_from"})
+        )
         found = self.calibration() if settings.goal == "calibrate" else None
         stages = ("directions", "baseline", "layers", *(() if found is None else ("calibration",)))
         identity = fingerprint([same_study, self.config.seed, self._upstream(*stages)])
@@ -78,9 +80,8 @@ class Pipeline(Charting):
                 progress,
             )
 
-        return self.folder.once(
-            "search", [identity, settings.trials], make, lambda s: write_trials(s, path), lambda: read_trials(path)
-        )
+        ended = [identity, settings.trials, *([settings.patience] if settings.patience else [])]
+        return self.folder.once("search", ended, make, lambda s: write_trials(s, path), lambda: read_trials(path))
 
     def measure(self, scores: tuple[TrialScore, ...]) -> Effect:
         """The base model and the finalists on the reporting prompts."""

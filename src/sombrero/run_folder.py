@@ -145,6 +145,14 @@ def read_config(path: Path) -> RunConfig:
         raise RunError(f"the settings in {path / MANIFEST} cannot be read: {error}; start over with --fresh") from error
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What ``run.json`` of the run in ``path`` says. Raises RunError when there is no run."""
+    manifest = _read_manifest(path)
+    if manifest is None or "config" not in manifest:
+        raise RunError(f"there is no run in {path} (no {MANIFEST}); give the folder that 'sombrero run' wrote")
+    return manifest
+
+
 def is_run(path: Path) -> bool:
     """Whether the folder holds a run."""
     return (path / MANIFEST).is_file()

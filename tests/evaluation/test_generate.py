@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sombrero.errors import PromptError, UsageError
-from sombrero.evaluation import generate
+from sombrero.evaluation import MarkerDetector, generate
 from sombrero.evaluation.generate import CHECK_EVERY, end_tokens
-from sombrero.records import ModelHandle, Prompt, RenderedPrompt
+from sombrero.records import ModelHandle, Prompt, RenderedPrompt, Response
 from tests.evaluation.subjects import random_prompts, tiny_handle
 from tests.tiny_models import FAMILIES
 
@@ -143,3 +143,24 @@ def test_wrong_arguments_are_said() -> None:
     long = replace(prompts[0], token_ids=(1,) * 500)
     with pytest.raises(PromptError, match="context of 512"):
         generate(handle, [long], max_new_tokens=13)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_verdicts_equal_those_of_the_library_row_by_row(family: str) -> None:
+    """Early exit, dropped rows, sorted lengths and a shared prefix change no verdict of plain full-length greedy."""
+    handle, prompts = tiny_handle(family), random_prompts()
+    shared = tuple(prompts[0].token_ids[:3])
+    prompts = tuple(replace(p, token_ids=(*shared, *p.token_ids)) for p in prompts)
+    handle.model.generation_config.eos_token_id = [frequent_token(handle, prompts), 258]
+    plain = [handle.tokenizer.decode(ids, skip_special_tokens=True) for ids in library_answers(handle, prompts)]
+    counts = Counter(character for text in plain for character in set(text) - {"\ufffd"})
+    marker = min(counts, key=lambda character: (abs(counts[character] - len(plain) / 2), character))
+    detector = MarkerDetector((marker,))
+    expected = [
+        detector.judge(Response(p.prompt.id, t, (), "length")).label for p, t in zip(prompts, plain, strict=True)
+    ]
+    assert "refusal" in expected and set(expected) != {"refusal"}
+    for batch_size in (1, 4, 64):
+        found = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size, settled=detector.settled)
+        assert [detector.judge(answer).label for answer in found] == expected
+    assert {answer.stopped for answer in found} >= {"settled"}

@@ -48,13 +48,25 @@ def trials_section(run: RunFiles) -> dict[str, Any] | None:
         "figure": figure_data(trial_figure(kept, front, chosen)),
         "rows": [trial_row(trial, front, chosen) for trial in kept[:MOST_ROWS]],
         "left_out": len(run.trials) - len(kept[:MOST_ROWS]),
+        "screening": screening_sentence((run.summary or {}).get("screening")),
         "failures": [(trial.number, clipped(trial.error or "", 300)) for trial in failures[:5]],
         "finalists": [finalist_row(f, chosen) for f in run.effect.finalists] if run.effect is not None else [],
     }
 
 
+def screening_sentence(found: dict[str, Any] | None) -> str | None:
+    """How well the screening ranks trials, from the summary; None where it is not known."""
+    if not found or found["refusals"] is None:
+        return None
+    lost = f", of true refusals lost {found['lost']:.2f}" if found["lost"] is not None else ""
+    return (
+        f"Spearman's rank correlation of the screening with the full score, over {found['n']} generated trials: of "
+        f"predicted refusals {found['refusals']:.2f}{lost}."
+    )
+
+
 def pareto_front(trials: Sequence[TrialScore]) -> tuple[TrialScore, ...]:
-    """Generated trials that no other generated one beats on refusals and KL together, by rising KL."""
+    """Generated trials that no other generated one beats on all objectives together, by rising KL."""
     scored = [trial for trial in trials if trial.state == "generated" and trial.kl is not None]
     front = [trial for trial in scored if not any(other.dominates(trial) for other in scored)]
     return tuple(sorted(front, key=lambda trial: (trial.kl, trial.number)))

@@ -1,20 +1,26 @@
 """Search for an edit: the space, the score of a trial, the study, the front."""
 
-from sombrero.search.front import Constraints, pareto_front, rank_finalists
+from sombrero.search.agreement import Agreement, screening_agreement
+from sombrero.search.earlier import earlier_points
+from sombrero.search.front import Constraints, has_stalled, pareto_front, rank_finalists
 from sombrero.search.objective import TrialBench
 from sombrero.search.space import BETAS, SearchSpace, make_space
 from sombrero.search.study import Limits, finished_scores, open_study, run_study
 
 __all__ = [
     "BETAS",
+    "Agreement",
     "Constraints",
     "Limits",
     "SearchSpace",
     "TrialBench",
+    "earlier_points",
     "finished_scores",
+    "has_stalled",
     "make_space",
     "open_study",
     "pareto_front",
     "rank_finalists",
     "run_study",
+    "screening_agreement",
 ]

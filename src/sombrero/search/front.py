@@ -18,6 +18,18 @@ def pareto_front(scores: Sequence[TrialScore]) -> tuple[TrialScore, ...]:
     return tuple(sorted(front, key=lambda s: (-s.rate, _kl(s), s.number)))
 
 
+def has_stalled(scores: Sequence[TrialScore], patience: int) -> bool:
+    """Whether the last ``patience`` generated trials left the front of those before them as it was."""
+    generated = sorted((s for s in scores if s.state == "generated"), key=lambda s: s.number)
+    if len(generated) <= patience:
+        return False
+    return not any(
+        all(not before.dominates(s) for before in generated[:place])
+        for place, s in enumerate(generated)
+        if place >= len(generated) - patience
+    )
+
+
 def may_enter_front(candidate: TrialScore, scores: Sequence[TrialScore]) -> bool:
     """Whether a screened candidate could still enter the front, if its prediction is as wrong as any was so far."""
     generated = [s for s in scores if s.state == "generated"]

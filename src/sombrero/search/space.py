@@ -28,7 +28,7 @@ class SearchSpace:
 
     ``best_state`` is the state index of the chosen layer. ``unit_sets`` are the choices of directions: ``single`` or
     salience ranks of the map joined by ``+``. ``kinds`` names the kinds of writers that a rule can be baked into, where
-    it is not all of them.
+    it is not all of them. ``first`` are points to try before all others: those of an earlier run.
     """
 
     n_layers: int
@@ -37,11 +37,19 @@ class SearchSpace:
     best_state: int
     kinds: Mapping[RuleName, frozenset[WriterKind]] = field(default_factory=dict)
     goal: Goal = "suppress"
+    first: tuple[dict[str, Any], ...] = ()
 
     @property
     def strengths(self) -> Mapping[WriterKind, tuple[float, float]]:
         """Strengths that a search asks for, by kind of writer."""
         return STRENGTHS if self.goal == "suppress" else BALANCED_STRENGTHS
+
+    def weights(self, parameters: EditParameters) -> tuple[tuple[str, float, tuple[float, float]], ...]:
+        """Weights of the guards that the rule is searched with: name, value of these parameters, range."""
+        if parameters.rule != "guarded":
+            return ()
+        beta = ("beta", parameters.beta, BETAS)
+        return (beta,) if self.goal == "suppress" else (beta, ("gamma", parameters.gamma, GAMMAS))
 
     @property
     def middle(self) -> int:
@@ -82,6 +90,10 @@ class SearchSpace:
         )
 
     def warm_starts(self) -> tuple[dict[str, Any], ...]:
+        """Points to try first: those of an earlier run, then those that every search starts from."""
+        return (*self.first, *self._own_starts())
+
+    def _own_starts(self) -> tuple[dict[str, Any], ...]:
         """Points to try first: one edit of later layers along the single direction and along each unit, then others."""
         if self.goal == "calibrate":
             return self._balanced_starts()

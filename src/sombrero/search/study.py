@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sombrero.errors import NumericalError, RunError
 from sombrero.records import EditParameters, Goal, TrialScore
-from sombrero.search.front import beaten_at, may_enter_front
+from sombrero.search.front import beaten_at, has_stalled, may_enter_front
 from sombrero.search.objective import TrialBench, complete, count_lost, screen
 from sombrero.search.space import SearchSpace
 
@@ -90,9 +90,12 @@ def run_study(
     trials: int,
     seed: int,
     limits: Limits | None = None,
+    patience: int | None = None,
     on_trial: Callable[[TrialScore, tuple[TrialScore, ...]], None] | None = None,
 ) -> tuple[TrialScore, ...]:
     """Bring the study to ``trials`` finished trials and return all scores. ``on_trial`` sees each new one with all.
+
+    With ``patience`` it ends before, when so many generated trials in a row have not moved the front.
 
     ``limits`` say what is of no interest: the sampler turns away from there, but nothing is thrown away.
     Raises RunError when the storage fails; finished trials are in it.
@@ -102,7 +105,7 @@ def run_study(
         for open_trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             _close(study, open_trial)
         scores = finished_scores(study)
-    while len(scores) < trials:
+    while len(scores) < trials and not (patience and has_stalled(scores, patience)):
         number = len(scores)
         study.sampler = _sampler(space, number, seed, limits)
         with _storage_errors("its storage"):

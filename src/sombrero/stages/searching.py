@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from sombrero.edits import EditPlanner, bakeable_kinds, bakeable_rules, edited
 from sombrero.errors import RunError, UsageError
@@ -29,12 +30,14 @@ from sombrero.records import (
     Subject,
     TrialScore,
 )
-from sombrero.search import Limits, TrialBench, make_space, open_study, rank_finalists, run_study
+from sombrero.run_folder import read_manifest
+from sombrero.search import Limits, TrialBench, earlier_points, make_space, open_study, rank_finalists, run_study
 from sombrero.session import Role, Session
 from sombrero.stages.calibration import true_refusals
 from sombrero.stages.reaching import constraints, missed_sentence
+from sombrero.stages.trials import TRIALS, read_trials
 
-PICKING = {"trials", "finalists", "max_refusals", "max_kl", "keep_true_refusals", "max_leak"}
+PICKING = {"trials", "patience", "finalists", "max_refusals", "max_kl", "keep_true_refusals", "max_leak"}
 """Settings that do not decide what a study's next trial is, only when it ends and what is picked of it."""
 USELESS_RATE = 0.5
 """An edit that leaves more than this share of the refusals is none that anybody would pick."""
@@ -81,6 +84,9 @@ def search(
     n_layers = max(writer.layer for writer in session.writers) + 1
     kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
     space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds, settings.search.goal)
+    if settings.search.warm_from is not None:
+        earlier = earlier_trials(session, settings.search.warm_from)
+        space = replace(space, first=earlier_points(earlier, space))
     study = open_study(storage, identity, settings.search.goal)
     with progress.stage("search", settings.search.trials) as advance:
 
@@ -95,8 +101,28 @@ def search(
             trials=settings.search.trials,
             seed=settings.seed,
             limits=Limits(USELESS_RATE * rate, USELESS_KL * settings.search.max_kl, USELESS_LOSS),
+            patience=settings.search.patience,
             on_trial=on_trial,
         )
+
+
+def earlier_trials(session: Session, path: Path) -> tuple[TrialScore, ...]:
+    """The trials of the earlier run in ``path``. Raises RunError when it is none, or of another model or goal."""
+    facts = read_manifest(path)
+    known = facts.get("identity", {}).get("checkpoint")
+    if known != session.identity["checkpoint"]:
+        raise RunError(
+            f"the run in {path} edits another model (its checkpoint is {str(known)[:12]}, this one's "
+            f"{session.identity['checkpoint'][:12]}): its layers and units mean nothing here; leave --warm-from out"
+        )
+    goal = facts["config"].get("search", {}).get("goal", "suppress")
+    if goal != session.config.search.goal:
+        raise RunError(
+            f"the run in {path} has the goal {goal}, this one {session.config.search.goal}; its edits differ"
+        )
+    if not (path / TRIALS).is_file():
+        raise RunError(f"the run in {path} has no trials yet; finish its search first: sombrero search {path}")
+    return read_trials(path / TRIALS)
 
 
 def usable_rules(session: Session) -> tuple[RuleName, ...]:

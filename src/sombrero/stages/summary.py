@@ -17,6 +17,7 @@ from sombrero.records import (
     TrialScore,
     Verification,
 )
+from sombrero.search import screening_agreement
 from sombrero.session import Session
 from sombrero.stages.leak import summarize_leak
 from sombrero.stages.reaching import kept_refusals, summarize_constraints
@@ -57,6 +58,7 @@ def summarize(
         "trials": {
             state: sum(score.state == state for score in scores) for state in ("generated", "screened", "failed")
         },
+        "screening": asdict(screening_agreement(scores)),
         "rules_left_out": left_out_rules(session),
         "live_equals_baked": {
             "flips": list(verification.flips),

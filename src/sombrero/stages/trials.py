@@ -12,6 +12,9 @@ from sombrero.progress import Progress
 from sombrero.records import TrialScore
 from sombrero.run_folder import write_bytes
 
+TRIALS = "trials.jsonl"
+"""Name of the file in a run folder."""
+
 _scores = TypeAdapter(tuple[TrialScore, ...])
 
 

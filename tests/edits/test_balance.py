@@ -1,0 +1,56 @@
+"""The guarded solve with guards on harmless keys and on true refusals equals its definition, for all weights."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from sombrero.edits import BETA_RANGE, GAMMA_RANGE, solve_balanced
+from sombrero.errors import NumericalError
+
+M, POSITIONS = 5, 2
+
+
+def keys(n: int, d_in: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+    """Keys with a common part and a spectrum that falls, as hidden activations have."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.logspace(0, -1.5, d_in)
+    return torch.randn(n, POSITIONS, d_in, generator=generator) * scale + 0.3 + shift * scale.flip(0)
+
+
+def definition(moved, harmless, kept, WtR, alpha, beta, gamma):  # type: ignore[no-untyped-def]
+    """The normal equations in float64, as the docstring has them."""
+    T = ((moved - harmless.mean(0)) @ WtR).flatten(0, 1).double()
+    parts = [X.flatten(0, 1).double() for X in (moved, harmless, kept)]
+    system = sum(w * X.T @ X / len(X) for w, X in zip((1.0, beta, gamma), parts, strict=True))
+    system = system + alpha * system.diagonal().mean() * torch.eye(len(system), dtype=torch.float64)
+    return torch.linalg.solve(system, parts[0].T @ T / len(T))
+
+
+@pytest.mark.parametrize(("d_in", "n"), [(24, 40), (200, 12)], ids=["among inputs", "among samples"])
+@pytest.mark.parametrize("beta", [BETA_RANGE[0], 1.3, BETA_RANGE[1]])
+@pytest.mark.parametrize("gamma", [GAMMA_RANGE[0], 3.0, GAMMA_RANGE[1]])
+def test_it_is_the_least_squares_solution(d_in: int, n: int, beta: float, gamma: float) -> None:
+    moved, harmless, kept = keys(n, d_in, 0, 1.0), keys(2 * n, d_in, 1), keys(n + 3, d_in, 2, 0.5)
+    WtR = torch.randn(d_in, M, generator=torch.Generator().manual_seed(3))
+    found = solve_balanced(moved, harmless, kept, WtR, alpha=0.01, writer="0.mlp").at(beta, gamma, [3, 0])
+    expected = definition(moved, harmless, kept, WtR, 0.01, beta, gamma)[:, [3, 0]]
+    assert found.dtype == torch.float32 and found.shape == (d_in, 2)
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+def test_heavier_guards_hold_true_refusals_stiller_and_move_false_ones_less() -> None:
+    moved, harmless, kept = keys(30, 24, 0, 1.0), keys(60, 24, 1), keys(30, 24, 2, 0.8)
+    solution = solve_balanced(moved, harmless, kept, torch.eye(24)[:, :M], alpha=0.01, writer="0.mlp")
+    written = [[float((X @ solution.at(1.0, gamma, [0])).norm()) for X in (kept, moved)] for gamma in (0.3, 3.0, 30.0)]
+    assert written == sorted(written, reverse=True)
+    assert all(a[1] > b[1] for a, b in pairwise(written))
+
+
+@pytest.mark.parametrize("broken", ["constant", "infinite"])
+def test_a_singular_system_names_the_writer_and_its_condition(broken: str) -> None:
+    zero = torch.zeros(6, POSITIONS, 24) if broken == "constant" else torch.full((6, POSITIONS, 24), torch.inf)
+    with pytest.raises(NumericalError, match=r"writer 3\.mlp has no stable solution \(condition number"):
+        solve_balanced(zero, zero, zero, torch.eye(24), alpha=0.01, writer="3.mlp")
