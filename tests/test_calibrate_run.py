@@ -71,7 +71,7 @@ def test_an_earlier_run_of_another_model_is_refused(finished: tuple[Path, dict[s
     other = folder / "other"
     other.mkdir()
     (other / "run.json").write_text(json.dumps(manifest | {"identity": {"checkpoint": "f" * 64, "prompts": "0" * 64}}))
-    with pytest.raises(RunError, match="edits another model.*--warm-from"):
+    with pytest.raises(RunError, match=r"edits another model.*--warm-from"):
         verbs.search(calibrate_config(folder / "given", warm_from=str(other)), folder / "warm2")
     with pytest.raises(RunError, match="there is no run"):
         verbs.search(calibrate_config(folder / "given", warm_from=str(folder / "none")), folder / "warm3")
