@@ -5,6 +5,22 @@ stream, ``m`` units of a map, ``K`` directions of an edit. State index 0 is the 
 stream after layer ``l``.
 """
 
+from sombrero.records.comparisons import (
+    Comparison,
+    ComparisonBase,
+    ComparisonVerdict,
+    Difference,
+    FrontBand,
+    FrontPoint,
+    Interval,
+    MatchedFigures,
+    MeasuredFigures,
+    MeasuredTrial,
+    MethodFront,
+    MethodName,
+    Outcome,
+    VerdictCode,
+)
 from sombrero.records.edits import EditParameters, LayerProfile, LowRankEdit, ModelEdit, RuleName
 from sombrero.records.maps import DirectionSet, HiddenStates, Manifold, MapQuality, RefusalMap, UnitProfile
 from sombrero.records.measurements import (
@@ -24,12 +40,19 @@ from sombrero.records.runs import Baseline, Effect, Finalist, TrialScore, Verifi
 __all__ = [
     "Baseline",
     "Coherence",
+    "Comparison",
+    "ComparisonBase",
+    "ComparisonVerdict",
+    "Difference",
     "DirectionSet",
     "Divergence",
     "EditParameters",
     "Effect",
     "Finalist",
+    "FrontBand",
+    "FrontPoint",
     "HiddenStates",
+    "Interval",
     "LayerAccounting",
     "LayerLeak",
     "LayerProfile",
@@ -37,9 +60,15 @@ __all__ = [
     "LowRankEdit",
     "Manifold",
     "MapQuality",
+    "MatchedFigures",
+    "MeasuredFigures",
+    "MeasuredTrial",
     "Measurement",
+    "MethodFront",
+    "MethodName",
     "ModelEdit",
     "ModelHandle",
+    "Outcome",
     "Prompt",
     "Proportion",
     "RefusalMap",
@@ -52,6 +81,7 @@ __all__ = [
     "TrialScore",
     "UnitProfile",
     "Verdict",
+    "VerdictCode",
     "VerdictLabel",
     "Verification",
     "Writer",

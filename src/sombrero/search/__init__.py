@@ -1,5 +1,6 @@
 """Search for an edit: the space, the score of a trial, the study, the front."""
 
+from sombrero.search.fair_space import FairSpace, unit_sets
 from sombrero.search.front import pareto_front, rank_finalists
 from sombrero.search.objective import TrialBench
 from sombrero.search.space import BETAS, SearchSpace, make_space
@@ -7,6 +8,7 @@ from sombrero.search.study import Limits, finished_scores, open_study, run_study
 
 __all__ = [
     "BETAS",
+    "FairSpace",
     "Limits",
     "SearchSpace",
     "TrialBench",
@@ -16,4 +18,5 @@ __all__ = [
     "pareto_front",
     "rank_finalists",
     "run_study",
+    "unit_sets",
 ]

@@ -28,7 +28,7 @@ from sombrero.records import (
     Subject,
     TrialScore,
 )
-from sombrero.search import Limits, TrialBench, make_space, open_study, rank_finalists, run_study
+from sombrero.search import Limits, SearchSpace, TrialBench, make_space, open_study, rank_finalists, run_study
 from sombrero.session import Session
 
 USELESS_RATE = 0.5
@@ -46,8 +46,14 @@ def search(
     storage: str,
     identity: str,
     progress: Progress,
+    *,
+    space: SearchSpace | None = None,
+    seed: int | None = None,
 ) -> tuple[TrialScore, ...]:
-    """Search for edits; every finished trial of the study is kept and counted."""
+    """Search for edits; every finished trial of the study is kept and counted.
+
+    ``space`` and ``seed`` stand in for those of the run, where a comparison has its own.
+    """
     settings = session.config
     rules, left_out = usable_rules(session), bakeable_rules(settings.search.rules, session.writers)[1]
     for reason in left_out.values():
@@ -65,9 +71,10 @@ def search(
         batch_size=settings.evaluation.batch_size,
         batch_tokens=settings.states.batch_tokens,
     )
-    n_layers = max(writer.layer for writer in session.writers) + 1
-    kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
-    space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds)
+    if space is None:
+        n_layers = max(writer.layer for writer in session.writers) + 1
+        kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
+        space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds)
     study = open_study(storage, identity)
     with progress.stage("search", settings.search.trials) as advance:
 
@@ -80,7 +87,7 @@ def search(
             space,
             bench,
             trials=settings.search.trials,
-            seed=settings.seed,
+            seed=settings.seed if seed is None else seed,
             limits=Limits(USELESS_RATE * baseline.refusals.rate, USELESS_KL * settings.search.max_kl),
             on_trial=on_trial,
         )
