@@ -105,10 +105,11 @@ class ComparisonPipeline:
         self, method: MethodName, seed: int, mapped: Mapped, directions: dict[str, DirectionSet], n_units: int
     ) -> tuple[TrialScore, ...]:
         settings, place = self.config.search, self._place(method, seed)
-        path, storage = place / "trials.jsonl", f"sqlite:///{place.absolute() / 'study.db'}"
         same = settings.model_dump(mode="json", exclude=NOT_THE_STUDY)
         upstream = [self.folder.stage_hash(n) for n in ("baseline", "layers", f"compare-directions-{method}-{seed}")]
         identity = fingerprint([same, method, seed, n_units, upstream])
+        # another number of directions, say, is another study: it gets its own file instead of an error
+        path, storage = place / "trials.jsonl", f"sqlite:///{place.absolute() / f'study-{identity[:12]}.db'}"
 
         def make() -> tuple[TrialScore, ...]:
             planner = self._prepared(seed, directions, mapped)
