@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -74,12 +75,18 @@ def one_seed(arguments: argparse.Namespace, python: Path, seed: int) -> dict[str
     """Both tools on one seed, and the scores of what they chose."""
     folder = (arguments.work / f"seed-{seed}").absolute()
     protocol = make_protocol(arguments, python, folder, seed)
-    allowed = int(ALLOWED * len((protocol.prompts / "harmful-search.txt").read_text("utf-8").splitlines()))
-    rate = allowed / max(1, len((protocol.prompts / "harmful-search.txt").read_text("utf-8").splitlines()))
-    theirs = once(folder / "heretic.json", lambda: pack(
-        heretic_peer.run(python, protocol, folder / "heretic", allowed, arguments.threads)))  # fmt: skip
-    ours = once(folder / "sombrero.json", lambda: pack(heretic_ours.run(
-        protocol, folder / "sombrero", rate, arguments.threads, lambda trials: chosen(trials, allowed))))  # fmt: skip
+    asked = len((protocol.prompts / "harmful-search.txt").read_text("utf-8").splitlines())
+    allowed = int(ALLOWED * asked)
+    rate = allowed / asked
+
+    def run_theirs() -> dict[str, Any]:
+        return pack(heretic_peer.run(python, protocol, afresh(folder / "heretic"), allowed, arguments.threads))
+
+    def run_ours() -> dict[str, Any]:
+        own = afresh(folder / "sombrero")
+        return pack(heretic_ours.run(protocol, own, rate, arguments.threads, lambda trials: chosen(trials, allowed)))
+
+    theirs, ours = once(folder / "heretic.json", run_theirs), once(folder / "sombrero.json", run_ours)
     scores = {
         name: once(
             folder / f"scores-{name}.json", lambda edited=edited: score(protocol, folder, edited, arguments.threads)
@@ -242,6 +249,12 @@ def pack(result: tuple[list[Trial], dict[str, Any]]) -> dict[str, Any]:
 def unpack(packed: dict[str, Any]) -> list[Trial]:
     """Its trials."""
     return [Trial(**trial) for trial in packed["trials"]]
+
+
+def afresh(folder: Path) -> Path:
+    """Without what an interrupted half left: its times would count the interruption."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

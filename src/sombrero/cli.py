@@ -18,7 +18,7 @@ from sombrero.console import Terminal
 from sombrero.errors import SombreroError, UsageError
 from sombrero.flags import ALL_SECTIONS, with_flags
 from sombrero.run_folder import is_run, read_config
-from sombrero.tables import print_figures, print_map, print_mapping, print_summary
+from sombrero.tables import print_comparison, print_figures, print_map, print_mapping, print_summary
 
 CACHE_VARIABLE = "SOMBRERO_CACHE"
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -99,6 +99,18 @@ def measure(
     """Measure any model: refusals, false refusals, coherence; with --against also its divergence from a base."""
     found = verbs.measure(_with_cache(config(model, None)), against=against, progress=Terminal(errors))
     _show(found, as_json, print_figures)
+
+
+@app.command()
+@with_flags(*ALL_SECTIONS, "compare")
+def compare(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
+    """Ask whether the map helps: the same budget along its directions and along each control's, over several seeds.
+
+    `sombrero compare embedded --seeds 0,1,2 --methods som,single,random`. Killed and called again, it goes on.
+    """
+    settings, folder = _resolve(target, config, out)
+    found = verbs.compare(settings, folder, fresh=fresh, progress=Terminal(errors))
+    _show(found, as_json, print_comparison)
 
 
 @app.command()

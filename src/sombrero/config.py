@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sombrero.errors import UsageError
-from sombrero.records import Goal, RuleName
+from sombrero.records import Goal, MethodName, RuleName
 
 
 class Section(BaseModel):
@@ -145,6 +145,40 @@ class EvaluationConfig(Section):
         return self
 
 
+class CompareConfig(Section):
+    """A comparison of direction sources. Flags take several values as ``a,b`` or given more than once."""
+
+    methods: tuple[MethodName, ...] = Field(
+        ("som", "single", "k-means", "pca", "random"), min_length=2, description="som, and what it is compared with."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2), min_length=1, description="Seeds of the direction sources and of the sampler."
+    )
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.1, 0.25, 0.5), min_length=1, description="Refusal rates to compare at; the first one decides the verdict."
+    )
+    margin: float = Field(
+        0.2, gt=0, lt=1, description="A difference of less than this share of the control's KL does not matter."
+    )
+    resamples: int = Field(2000, ge=200, description="Bootstrap resamples of the reporting prompts and the seeds.")
+
+    @field_validator("methods", "seeds", "levels", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [part for item in value for part in (item.split(",") if isinstance(item, str) else [item])]
+
+    @model_validator(mode="after")
+    def _each_once_and_the_map_among_them(self) -> CompareConfig:
+        for name in ("methods", "seeds", "levels"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} names a value twice; give each once")
+        if "som" not in self.methods:
+            raise ValueError("methods must hold som: every other one is a control of the map")
+        return self
+
+
 class RunConfig(Section):
     """Everything that decides the outcome of ``sombrero run``."""
 
@@ -154,6 +188,7 @@ class RunConfig(Section):
     map: MapConfig = MapConfig()
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    compare: CompareConfig = CompareConfig()
     seed: int = Field(0, ge=0)
 
 

@@ -82,7 +82,7 @@ def _flag(section: str, name: str, field: FieldInfo) -> inspect.Parameter:
         flag = f"{flag}/--no-{prefix}{name.replace('_', '-')}"
     note = field.description or ""
     default = field.default
-    shown = ", ".join(default) if isinstance(default, tuple) else default
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
     if default is not None:
         note = f"{note} [default: {shown}]".strip()
     option = typer.Option(flag, help=note, rich_help_panel=f"Settings: {section}", show_default=False)

@@ -35,6 +35,8 @@ OWN = (".lock", f"{MANIFEST}.partial")
 LIBRARIES = ("torch", "transformers", "safetensors", "optuna", "scikit-learn", "numpy")
 GROWING = ("search.trials",)
 """Settings that a run may be continued with at a higher value."""
+FREE = ("compare.",)
+"""Sections that no finished stage rests on without naming them: a run may be continued with other values."""
 
 T = TypeVar("T")
 
@@ -213,7 +215,7 @@ def _continue_manifest(path: Path, config: RunConfig) -> dict[str, Any]:
         differing = [
             f"{key}: {was!r} there, {now!r} now"
             for key, was, now in _differences(_completed(manifest.get("config", settings)), settings)
-            if not (key in GROWING and was < now)
+            if not (key in GROWING and was < now) and not key.startswith(FREE)
         ]
         if differing:
             raise RunError(

@@ -90,6 +90,34 @@ def print_map(console: Console, found: dict[str, Any]) -> None:
         console.print(f"{holds}: {statement['text']}: {statement['value']:.3f} (beside {beside}{p})", soft_wrap=True)
 
 
+def print_comparison(console: Console, found: dict[str, Any]) -> None:
+    """Every method at the levels, map − control with intervals, and the verdict."""
+    title = f"At equal refusal, reporting prompts; {found['trials']} trials each, seeds {found['seeds']}"
+    table = Table("refusals", "directions", "seeds", "KL first", "KL sequence", "perplexity", "map − it (95%)", "",
+                  title=escape(title), title_justify="left")  # fmt: skip
+    beside = {(d["control"], d["level"]): d for d in found["differences"]}
+    for level in found["levels"]:
+        for row in (row for row in found["matched"] if row["level"] == level):
+            figures = (_known(row[name]) for name in ("first_token", "sequence", "perplexity"))
+            difference = beside.get((row["method"], level))
+            found_here = ("", "") if difference is None else (_interval(difference), difference["outcome"])
+            reached = f"{row['reached']} of {row['seeds']}"
+            table.add_row(f"{100 * level:g}%", row["method"], reached, *figures, *found_here)
+    console.print(table)
+    console.print(escape(found["verdict"]["sentence"]), soft_wrap=True)
+    console.print(f"report: {escape(found['run'])}/compare.html", soft_wrap=True)
+
+
+def _interval(difference: dict[str, Any]) -> str:
+    value, low, high = (difference["first_token"][name] for name in ("value", "low", "high"))
+    ends = ("−∞" if low is None else f"{low:.3f}", "∞" if high is None else f"{high:.3f}")
+    return "not reached" if value is None else f"{value:+.3f} ({ends[0]} to {ends[1]})"
+
+
+def _known(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
 def _units(count: int) -> str:
     return "one unit" if count == 1 else f"{count} units"
 

@@ -109,13 +109,34 @@ def measure(config: RunConfig, *, against: str | None = None, progress: Progress
     return found if against is not None else found | {"kl": None}
 
 
+def compare(
+    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Search with the same budget along the map's directions and along each control's, over several seeds.
+
+    Returns what ``compare.json`` holds (docs/formats.md). Rule ``guarded``, unless ``search.rules`` says otherwise.
+    """
+    from pydantic import TypeAdapter
+
+    from sombrero.comparison import ComparisonPipeline
+    from sombrero.records import Comparison
+    from sombrero.stages.comparing import comparable
+
+    folder = out or RUNS / f"compare-{default_out(config.model.source).name}"
+    with _pipeline(comparable(config), folder, fresh, progress) as pipeline:
+        found: dict[str, Any] = TypeAdapter(Comparison).dump_python(ComparisonPipeline(pipeline).run(), mode="json")
+        return {"run": str(folder)} | found
+
+
 def report(run_path: Path) -> Path:
-    """Write ``report.html`` and ``figures/`` of a run again, also of one that is still going."""
-    from sombrero.reports import write_figures, write_report
+    """Write ``report.html`` and ``figures/`` of a run again, also of one that is still going; and of a comparison."""
+    from sombrero.reports import write_comparison, write_figures, write_report
 
     if not is_run(run_path):
         raise RunError(f"there is no run in {run_path}; give the folder that 'sombrero run' wrote")
     write_figures(run_path)
+    if (run_path / "compare.json").is_file():
+        write_comparison(run_path)
     return write_report(run_path)
 
 

@@ -10,6 +10,16 @@ from sombrero.evaluation.divergence import (
     sequence_kl,
 )
 from sombrero.evaluation.generate import generate
+from sombrero.evaluation.matched import (
+    Matched,
+    MeasuredFront,
+    choose_measured,
+    front_weights,
+    interpolate,
+    matched_values,
+    paired_interval,
+    resample_matched,
+)
 from sombrero.evaluation.measure import EvaluationSets, measure, samples
 from sombrero.evaluation.screening import refusal_log_odds, refusal_tokens
 from sombrero.evaluation.statistics import wilson
@@ -18,18 +28,26 @@ __all__ = [
     "Detector",
     "EvaluationSets",
     "MarkerDetector",
+    "Matched",
+    "MeasuredFront",
     "OpeningDetector",
     "base_continuations",
+    "choose_measured",
     "first_token_log_probs",
+    "front_weights",
     "generate",
+    "interpolate",
     "kl",
     "make_detector",
+    "matched_values",
     "measure",
     "measure_coherence",
     "measure_divergence",
+    "paired_interval",
     "perplexity",
     "refusal_log_odds",
     "refusal_tokens",
+    "resample_matched",
     "samples",
     "sequence_kl",
     "wilson",

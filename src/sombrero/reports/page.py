@@ -67,13 +67,13 @@ def render(run: RunFiles) -> str:
     charts = {name: view["figure"] for name, view in views.items() if view and "figure" in view}
     charts |= (views["controls"] or {}).get("figures", {})
     sliders = {"map": (views["map"] or {}).get("explorer"), "manifold": (views["manifold"] or {}).get("explorer")}
-    scripts = [_asset("report.js")]
+    scripts = [asset("report.js")]
     if charts:
         from plotly.offline import get_plotlyjs
 
         scripts.insert(0, get_plotlyjs().replace("\r\n", "\n"))
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             model=model_name(run),
@@ -84,9 +84,9 @@ def render(run: RunFiles) -> str:
             sections=[(name, title, views[name]) for name, title, _ in SECTIONS],
             progress=progress(run),
             keeps_responses=bool(run.manifest.get("keeps_responses")),
-            style=Markup(_asset("report.css")),
+            style=Markup(asset("report.css")),
             scripts=[Markup(script) for script in scripts],
-            policy=" ".join(f"'{_hash(script)}'" for script in scripts),
+            policy=" ".join(f"'{script_hash(script)}'" for script in scripts),
             data=script_json({"charts": charts} | sliders),
         )
     )
@@ -94,7 +94,11 @@ def render(run: RunFiles) -> str:
 
 def model_name(run: RunFiles) -> str:
     """What the model is called: a hub id, or the last part of a folder, whose other parts are nobody's business."""
-    source = str(run.manifest["config"].get("model", {}).get("source", "embedded"))
+    return model_label(str(run.manifest["config"].get("model", {}).get("source", "embedded")))
+
+
+def model_label(source: str) -> str:
+    """:func:`model_name` for what the user gave as the model."""
     if source == "embedded":
         return "Sombrero's embedded model"
     parts = source.replace("\\", "/").rstrip("/").split("/")
@@ -111,7 +115,8 @@ def progress(run: RunFiles) -> dict[str, Any] | None:
     return {"missing": run.missing, "trials": n_trials, "planned": run.planned_trials, "judged": judged}
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of the house's pages: strict, and every text escaped and made visible."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -129,10 +134,11 @@ def _shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file beside the templates."""
     return resources.files("sombrero.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
     """The source of a content security policy that allows this one script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -2,6 +2,7 @@
 
 from sombrero.search.agreement import Agreement, screening_agreement
 from sombrero.search.earlier import earlier_points
+from sombrero.search.fair_space import FairSpace, unit_sets
 from sombrero.search.front import Constraints, has_stalled, pareto_front, rank_finalists
 from sombrero.search.objective import TrialBench
 from sombrero.search.space import BETAS, SearchSpace, make_space
@@ -11,6 +12,7 @@ __all__ = [
     "BETAS",
     "Agreement",
     "Constraints",
+    "FairSpace",
     "Limits",
     "SearchSpace",
     "TrialBench",
@@ -23,4 +25,5 @@ __all__ = [
     "rank_finalists",
     "run_study",
     "screening_agreement",
+    "unit_sets",
 ]

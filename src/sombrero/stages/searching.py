@@ -31,7 +31,16 @@ from sombrero.records import (
     TrialScore,
 )
 from sombrero.run_folder import read_manifest
-from sombrero.search import Limits, TrialBench, earlier_points, make_space, open_study, rank_finalists, run_study
+from sombrero.search import (
+    Limits,
+    SearchSpace,
+    TrialBench,
+    earlier_points,
+    make_space,
+    open_study,
+    rank_finalists,
+    run_study,
+)
 from sombrero.session import Role, Session
 from sombrero.stages.calibration import true_refusals
 from sombrero.stages.reaching import constraints, missed_sentence
@@ -57,8 +66,14 @@ def search(
     storage: str,
     identity: str,
     progress: Progress,
+    *,
+    space: SearchSpace | None = None,
+    seed: int | None = None,
 ) -> tuple[TrialScore, ...]:
-    """Search for edits; every finished trial of the study is kept and counted."""
+    """Search for edits; every finished trial of the study is kept and counted.
+
+    ``space`` and ``seed`` stand in for those of the run, where a comparison has its own.
+    """
     settings = session.config
     rules = usable_rules(session)
     for reason in left_out_rules(session).values():
@@ -81,13 +96,15 @@ def search(
     rate = baseline.refusals.rate
     if calibration is not None:
         rate = sum(v.label == "refusal" for v in calibration.borderline) / len(calibration.borderline)
-    n_layers = max(writer.layer for writer in session.writers) + 1
-    kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
-    space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds, settings.search.goal)
-    if settings.search.warm_from is not None:
-        earlier = earlier_trials(session, settings.search.warm_from)
-        space = replace(space, first=earlier_points(earlier, space))
-    study = open_study(storage, identity, settings.search.goal)
+    goal = settings.search.goal
+    if space is None:
+        n_layers = max(writer.layer for writer in session.writers) + 1
+        kinds = {rule: bakeable_kinds(rule, session.writers) for rule in rules}
+        space = make_space(n_layers, rules, directions, settings.search.max_units, best_state, kinds, goal)
+        if settings.search.warm_from is not None:
+            earlier = earlier_trials(session, settings.search.warm_from)
+            space = replace(space, first=earlier_points(earlier, space))
+    study = open_study(storage, identity, goal)
     with progress.stage("search", settings.search.trials) as advance:
 
         def on_trial(score: TrialScore, scores: tuple[TrialScore, ...]) -> None:
@@ -99,7 +116,7 @@ def search(
             space,
             bench,
             trials=settings.search.trials,
-            seed=settings.seed,
+            seed=settings.seed if seed is None else seed,
             limits=Limits(USELESS_RATE * rate, USELESS_KL * settings.search.max_kl, USELESS_LOSS),
             patience=settings.search.patience,
             on_trial=on_trial,
@@ -138,7 +155,9 @@ def usable_rules(session: Session) -> tuple[RuleName, ...]:
 def left_out_rules(session: Session) -> dict[str, str]:
     """The configured rules that the search does not use, each with the reason."""
     settings = session.config.search
-    refused: dict[str, str] = {**bakeable_rules(settings.rules, session.writers)[1]}
+    refused: dict[str, str] = {
+        str(rule): why for rule, why in bakeable_rules(settings.rules, session.writers)[1].items()
+    }
     if settings.goal == "calibrate":
         for rule in settings.rules:
             if rule != "guarded":
