@@ -13,7 +13,7 @@ RULES: tuple[tuple[RuleName, ...], ...] = (("guarded",), ("compose", "project"),
 
 
 def space(method: str, rules: tuple[RuleName, ...] = ("guarded",), n_units: int = 3) -> FairSpace:
-    return FairSpace(12, rules, unit_sets(method, n_units), 8, {}, method)
+    return FairSpace(12, rules, unit_sets(method, n_units), 8, {}, method=method)
 
 
 @pytest.mark.parametrize("rules", RULES)
