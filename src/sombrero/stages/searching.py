@@ -138,7 +138,8 @@ def usable_rules(session: Session) -> tuple[RuleName, ...]:
 def left_out_rules(session: Session) -> dict[str, str]:
     """The configured rules that the search does not use, each with the reason."""
     settings = session.config.search
-    refused: dict[str, str] = {**bakeable_rules(settings.rules, session.writers)[1]}
+    unbakeable = bakeable_rules(settings.rules, session.writers)[1]
+    refused: dict[str, str] = {str(rule): reason for rule, reason in unbakeable.items()}
     if settings.goal == "calibrate":
         for rule in settings.rules:
             if rule != "guarded":
