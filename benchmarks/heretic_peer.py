@@ -22,8 +22,9 @@ from fronts import Trial
 VERSION = "1.4.0"
 TORCH = "torch==2.13.0"
 NOTEBOOK = {"KAGGLE_KERNEL_RUN_TYPE": "batch", "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "NO_COLOR": "1"}
-QUESTION = re.compile(r"Enter number: $|Path to the folder: $")
+QUESTION = re.compile(r"Enter number: $|Path to the folder:+ $")
 CHOICE = re.compile(r"^\[(\d+)\] (.*)$", re.MULTILINE)
+RESUME = "Show the results from the previous run", "Continue the previous run"
 FRONT_CHOICE = re.compile(r"\[Trial +(\d+)\] Refusals: +(\d+)/\d+, KL divergence: ([\d.]+)")
 READ_TRIALS = """
 import json, sys, optuna
@@ -149,15 +150,16 @@ class Answers:
 
     def answer(self, text: str) -> str:
         """The line to type. text: all that was printed since the last answer, which ends with the question."""
-        if text.endswith("folder: "):
+        if "Enter number" not in text[-20:]:
             self.saved = True
             return str(self.out)
         titles = [title for _, title in CHOICE.findall(text[text.rfind("\n[1] ") :])]
         if "Which trial" in text and not self.saved:
             return str(1 + self._trial(titles))
-        wanted = "Exit program", "Save the model to a local folder"
-        if self.saved:
-            wanted = "Exit program", "Return to the trial selection menu"
+        wanted = RESUME
+        if not any(title in titles for title in wanted):
+            leave = "Exit program", "Return to the trial selection menu"
+            wanted = leave if self.saved else ("Save the model to a local folder",)
         return str(1 + next(i for i, title in enumerate(titles) if title in wanted))
 
     def _trial(self, titles: list[str]) -> int:

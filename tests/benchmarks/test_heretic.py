@@ -27,18 +27,20 @@ TRIALS = [
 
 # As the peer prints its menus to a notebook: a front, what to do with it, where to.
 STAND_IN = """
-print("Optimization finished!\\n\\n\\nWhich trial do you want to use?")
-titles = ["[Trial   7] Refusals:  3/100, KL divergence: 0.4100", "[Trial  12] Refusals:  4/100, KL divergence: 0.3000",
-          "[Trial   2] Refusals: 30/100, KL divergence: 0.1000", "Run additional trials", "Exit program"]
 def menu(titles):
     for i, title in enumerate(titles, 1):
         print(f"[{i}] {title}")
     return titles[int(input("Enter number: ")) - 1]
+print("You have already processed this model.\\n\\nHow would you like to proceed?")
+print("went on", menu(["Show the results from the previous run", "Ignore the previous run", "Exit program"]))
+print("Optimization finished!\\n\\n\\nWhich trial do you want to use?")
+titles = ["[Trial   7] Refusals:  3/100, KL divergence: 0.4100", "[Trial  12] Refusals:  4/100, KL divergence: 0.3000",
+          "[Trial   2] Refusals: 30/100, KL divergence: 0.1000", "Run additional trials", "Exit program"]
 print("chose", menu(titles))
 actions = ["Save the model to a local folder", "Chat with the model", "Return to the trial selection menu"]
 print("\\nWhat do you want to do with the decensored model?")
 print("did", menu(actions))
-print("saved to", input("Path to the folder: "))
+print("saved to", input("Path to the folder:: "))
 print("\\nWhat do you want to do with the decensored model?")
 print("did", menu(actions))
 print("\\nWhich trial do you want to use?")
@@ -87,6 +89,7 @@ def test_its_menus_are_answered_and_the_chosen_trial_is_saved_once(tmp_path: Pat
     heretic_peer.converse(process.stdin, process.stdout, heretic_peer.Answers(tmp_path / "model", 4), log)
     assert process.wait(timeout=20) == 0, log.getvalue()
     said = [line for line in log.getvalue().splitlines() if "chose" in line or "did" in line or "saved" in line]
+    assert "went on Show the results from the previous run" in log.getvalue()
     assert "chose [Trial  12] Refusals:  4/100, KL divergence: 0.3000" in said[0]
     assert "did Save the model to a local folder" in said[1]
     assert f"saved to {tmp_path / 'model'}" in said[2]
