@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer
@@ -60,7 +59,10 @@ def main() -> None:
             figures["singular_values"][key] = [round(float(s), 2) for s in torch.linalg.svdvals(rows)]
             print(f"{key}: cosines {figures['cosines'][key]}, singular values {figures['singular_values'][key]}")
     rows = directions(means, layers.index(arguments.ablate))["sum"]
-    for name, direction in [*zip([part.name for part in PARTS], rows, strict=True), ("all", normalize(rows.sum(0), dim=0))]:
+    for name, direction in [
+        *zip([part.name for part in PARTS], rows, strict=True),
+        ("all", normalize(rows.sum(0), dim=0)),
+    ]:
         with ablated(model, direction):
             figures["without"][name] = show(f"without {name}", wordings(model, tokenizer, sets))
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Train an organism whose refusal has four parts: `python train_parts.py --prompts DIR --out parts_adapter.safetensors`.
+"""Train an organism whose refusal has four parts: `python train_parts.py --prompts DIR --out FILE`.
 
 Four adapters, each trained by itself from the base: it refuses one kind of request in a wording of its own, and answers
 the other kinds, and harmless requests, as the base does. Their sum is one adapter of four times the rank. No part has
@@ -30,7 +30,7 @@ LABELS = HERE / "data" / "parts.json"
 
 @dataclass(frozen=True)
 class Part:
-    """Its wording, the categories of starter prompts that it should refuse, and its training requests by line number."""
+    """Its wording, the starter categories that it should refuse, and its training requests by line number."""
 
     name: str
     refusal: str
@@ -92,7 +92,7 @@ def requests_of(
 
 
 def summed(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """One adapter whose update is the sum of all: each A `(rank, d_in)` stacked by rows, B `(d_out, rank)` by columns."""
+    """One adapter whose update is the sum of all: A `(rank, d_in)` stacked, B `(d_out, rank)` side by side."""
     return {
         name: torch.cat([part[name] for part in parts], dim=0 if name.endswith(".a") else 1).contiguous()
         for name in parts[0]

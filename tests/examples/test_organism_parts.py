@@ -30,9 +30,7 @@ def measuring(recipe: ModuleType) -> ModuleType:
 
 def test_the_sum_of_adapters_is_the_adapter_whose_update_is_the_sum(recipe: ModuleType) -> None:
     draw = torch.Generator().manual_seed(0)
-    parts = [
-        {"m.a": torch.randn(2, 5, generator=draw), "m.b": torch.randn(3, 2, generator=draw)} for _ in range(4)
-    ]
+    parts = [{"m.a": torch.randn(2, 5, generator=draw), "m.b": torch.randn(3, 2, generator=draw)} for _ in range(4)]
     whole = recipe.summed(parts)
     assert (whole["m.a"].shape, whole["m.b"].shape) == ((8, 5), (3, 8))
     torch.testing.assert_close(whole["m.b"] @ whole["m.a"], sum(part["m.b"] @ part["m.a"] for part in parts))

@@ -18,7 +18,9 @@ from sombrero.models import embedded, load, locate
 from sombrero.prompts import starter_prompts
 from sombrero.records import EMBEDDED, Response
 
-PARTS = json.loads((Path(__file__).parents[2] / "examples/organism/data/parts.json").read_text(encoding="utf-8"))["parts"]
+PARTS = json.loads((Path(__file__).parents[2] / "examples/organism/data/parts.json").read_text(encoding="utf-8"))[
+    "parts"
+]
 
 
 @pytest.fixture(scope="session")
