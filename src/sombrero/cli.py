@@ -35,9 +35,7 @@ errors = Console(stderr=True)
 output = Console()
 
 Configure = Callable[[str | None, RunConfig | None], RunConfig]
-Target = Annotated[
-    str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', 'embedded-parts', or an earlier run's folder.")
-]
+Target = Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or the folder of an earlier run.")]
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a run, as written by 'sombrero run'.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove what an earlier run left in the folder.")]
@@ -93,7 +91,7 @@ def bake(
 @app.command()
 @with_flags("model", "prompts", "states", "evaluation")
 def measure(
-    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or 'embedded-parts'.")],
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
     config: Configure,
     against: Annotated[str | None, typer.Option("--against", help="Base model, for the divergence from it.")] = None,
     as_json: Json = False,
@@ -126,7 +124,7 @@ def chat(
 @app.command()
 @with_flags("model")
 def inspect(
-    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or 'embedded-parts'.")],
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
     config: Configure,
     as_json: Json = False,
 ) -> None:

@@ -21,7 +21,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field("embedded", description="Hub id, local folder, 'embedded', or 'embedded-parts'.")
+    source: str = Field("embedded", description="Hub id, local folder, or 'embedded'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weight dtype; auto: as stored, or float32 on a processor without arithmetic for that."

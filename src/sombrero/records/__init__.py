@@ -17,21 +17,11 @@ from sombrero.records.measurements import (
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import (
-    EMBEDDED,
-    LayerAccounting,
-    LayerLeak,
-    Layout,
-    ModelHandle,
-    Subject,
-    Writer,
-    WriterKind,
-)
+from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Effect, Finalist, TrialScore, Verification
 
 __all__ = [
-    "EMBEDDED",
     "Baseline",
     "Coherence",
     "DirectionSet",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from sombrero.records import EMBEDDED
 from sombrero.reports.controls_section import controls_section
 from sombrero.reports.layers_section import layers_section
 from sombrero.reports.manifold_section import manifold_section
@@ -96,8 +95,8 @@ def render(run: RunFiles) -> str:
 def model_name(run: RunFiles) -> str:
     """What the model is called: a hub id, or the last part of a folder, whose other parts are nobody's business."""
     source = str(run.manifest["config"].get("model", {}).get("source", "embedded"))
-    if source in EMBEDDED:
-        return "Sombrero's embedded model" + (" of four parts" if source == "embedded-parts" else "")
+    if source == "embedded":
+        return "Sombrero's embedded model"
     parts = source.replace("\\", "/").rstrip("/").split("/")
     is_hub_id = len(parts) == 2 and parts[0] not in ("", ".", "..", "~")
     return source if is_hub_id else parts[-1] or source
