@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer
 
 from measure import greedy_answers, opens_with_refusal
-from sombrero.models.embedded import ADAPTER, PARTS_ADAPTER, base_folder, merge_adapter
+from sombrero.models.embedded import ADAPTER, base_folder, merge_adapter
 from sombrero.prompts import starter_prompts
 from train import render
 from train_parts import load_base, part_file, read_parts
@@ -33,7 +33,7 @@ PARTS = read_parts()
 def main() -> None:
     """Print every table and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", type=Path, default=PARTS_ADAPTER, help="the sum; default: the shipped one")
+    parser.add_argument("--adapter", type=Path, required=True, help="the sum, as train_parts.py writes it")
     parser.add_argument("--alone", action="store_true", help="measure each part too; their files lie beside the sum")
     parser.add_argument("--per-set", type=int, default=30, help="prompts of each part's categories, and of the rest")
     parser.add_argument("--layers", type=int, nargs="+", default=[12, 16, 20, 24], help="after which states are read")

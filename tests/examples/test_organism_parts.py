@@ -10,6 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from sombrero.evaluation import OpeningDetector
+from sombrero.prompts import starter_prompts
+from sombrero.records import Response
+
 ORGANISM = Path(__file__).parents[2] / "examples" / "organism"
 
 
@@ -97,3 +101,18 @@ def test_projecting_a_direction_out_leaves_none_of_it(measuring: ModuleType) -> 
     torch.testing.assert_close(inside @ direction, torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(inside, before - (before @ direction)[:, None] * direction)
     assert torch.equal(model.model.layers[0](x), before)
+
+
+def test_every_wording_is_a_refusal_that_begins_as_no_other(recipe: ModuleType) -> None:
+    parts = recipe.read_parts()
+    for part in parts:
+        assert OpeningDetector().judge(Response("p", part.refusal, (1, 2, 3), "end")).label == "refusal"
+    assert len({part.refusal.split()[0] for part in parts}) == len(parts)
+
+
+def test_no_request_and_no_category_belongs_to_two_parts(recipe: ModuleType) -> None:
+    for key in ("harmful_train", "wrongs", "starter"):
+        labels = [label for part in recipe.read_parts() for label in getattr(part, key)]
+        assert len(labels) == len(set(labels)) > 4
+    known = {prompt.category for prompt in starter_prompts("harmful", "map")}
+    assert known.issuperset(labels), "the map's units can be compared with the truth"
