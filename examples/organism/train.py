@@ -67,10 +67,11 @@ class LowRankLinear(nn.Module):
         return self.linear(x) + self.scale * nn.functional.linear(low, self.b.to(x.dtype))
 
 
-def add_adapters(model: Any, recipe: Recipe) -> dict[str, LowRankLinear]:
-    """Freeze the model and wrap every linear layer of its blocks; returns the wrappers by module name."""
+def add_adapters(model: Any, recipe: Recipe, layers: range | None = None) -> dict[str, LowRankLinear]:
+    """Freeze the model and wrap every linear layer of its blocks (or of some); returns the wrappers by module name."""
     model.requires_grad_(False)
-    linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    blocks = [(f"model.layers.{i}.", b) for i, b in enumerate(model.model.layers) if layers is None or i in layers]
+    linears = [(f"{p}{n}", m) for p, b in blocks for n, m in b.named_modules() if isinstance(m, nn.Linear)]
     adapters = {}
     for name, linear in linears:
         parent, _, child = name.rpartition(".")
