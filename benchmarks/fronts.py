@@ -46,17 +46,18 @@ def kl_at(trials: Sequence[Trial], refusals: float) -> float | None:
     return points[-1][1]
 
 
+def seconds_to_match(trials: Sequence[Trial], point: Trial) -> float | None:
+    """When some trial was at least as good as a rival's on both counts; None if never."""
+    allowed = point.refusals or 0
+    times = [t.at for t in trials if t.refusals is not None and t.refusals <= allowed and t.kl <= point.kl]
+    return min(times, default=None)
+
+
 def seconds_to_cover(trials: Sequence[Trial], rival: Sequence[Trial]) -> float | None:
-    """When, for each trial of the rival's front, some trial was at least as good on both counts; None if never."""
-    reached = []
-    for point in front(rival):
-        times = [
-            t.at for t in trials if t.refusals is not None and t.refusals <= (point.refusals or 0) and t.kl <= point.kl
-        ]
-        if not times:
-            return None
-        reached.append(min(times))
-    return max(reached, default=None)
+    """When that was so for each trial of the rival's front; None if never."""
+    reached = [seconds_to_match(trials, point) for point in front(rival)]
+    found = [seconds for seconds in reached if seconds is not None]
+    return max(found) if found and len(found) == len(reached) else None
 
 
 def chosen(trials: Sequence[Trial], allowed: int) -> Trial:

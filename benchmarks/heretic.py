@@ -27,7 +27,7 @@ import torch
 
 import heretic_ours
 import heretic_peer
-from fronts import Trial, chosen, front, kl_at, seconds_to_cover
+from fronts import Trial, chosen, front, kl_at, seconds_to_cover, seconds_to_match
 from heretic_peer import Protocol
 from sombrero.config import ModelConfig
 from sombrero.models import locate
@@ -176,7 +176,11 @@ def ratios(ours: list[Trial], theirs: list[Trial], allowed: int) -> dict[str, An
     of_theirs = statistics.median(trial.seconds for trial in theirs)
     generated = [trial.seconds for trial in ours if trial.refusals is not None]
     screened = [trial.seconds for trial in ours if trial.refusals is None]
+    reached = [seconds_to_match(ours, point) for point in front(theirs)]
+    chosen_at = seconds_to_match(ours, chosen(theirs, allowed))
     found: dict[str, Any] = {"matched": matched, "kl_ours": mine, "kl_theirs": other, "seconds_to_cover": covered}
+    found["covered"] = {"trials": sum(seconds is not None for seconds in reached), "of": len(reached)}
+    found["wall_of_chosen"] = max(trial.at for trial in theirs) / chosen_at if chosen_at else None
     found["kl"] = other / mine if mine and other else None
     found["wall"] = max(trial.at for trial in theirs) / covered if covered else None
     found["generated"] = of_theirs / statistics.median(generated)
@@ -207,6 +211,9 @@ def print_run(run: dict[str, Any]) -> None:
     print(f"  KL at {r['matched']} refusals: heretic {r['kl_theirs']:.3f}, sombrero {r['kl_ours']:.3f}")
     each = {name: "none" if value is None else f"{value:.1f}" for name, value in r["seconds"].items()}
     print(f"  seconds a trial: heretic {each['theirs']}, sombrero {each['generated']}, screened {each['screened']}")
+    chosen_at = "never" if r["wall_of_chosen"] is None else f"in 1/{r['wall_of_chosen']:.1f} of its whole search"
+    covered = f"{r['covered']['trials']} of {r['covered']['of']} trials of heretic's front"
+    print(f"  sombrero is at least as good as {covered}, and as the one that heretic chose {chosen_at}")
     for split in ("search", "unseen"):
         for name, scores in run["scores"].items():
             s = scores[split]

@@ -125,9 +125,12 @@ def test_ratios_are_above_one_in_our_favour_and_empty_where_nothing_can_be_said(
     assert (found["matched"], found["kl_theirs"]) == (5, 0.8)
     assert found["kl"] == pytest.approx(0.8 / kl_at(TRIALS, 5))
     assert found["wall"] == pytest.approx(120.0 / 20.0)
+    assert found["covered"] == {"trials": 2, "of": 2}
+    assert found["wall_of_chosen"] == pytest.approx(6.0)
     assert (found["generated"], found["screened"]) == (pytest.approx(20 / 9), 20.0)
     behind = heretic.ratios(theirs, TRIALS, 4)["ratios"]
-    assert behind["wall"] is None
+    assert behind["wall"] is behind["wall_of_chosen"] is None
+    assert behind["covered"] == {"trials": 0, "of": 3}
     assert behind["screened"] is None
     medians = heretic.medians([{"ratios": found}, {"ratios": behind}])
     assert medians["wall"] == {"median": found["wall"], "seeds": 1}
