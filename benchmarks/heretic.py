@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,8 +26,9 @@ import torch
 
 import heretic_ours
 import heretic_peer
-from fronts import Trial, chosen, front, kl_at, seconds_to_cover, seconds_to_match
+from fronts import Trial, chosen
 from heretic_peer import Protocol
+from heretic_report import medians, print_medians, print_run, ratios, unpack
 from sombrero.config import ModelConfig
 from sombrero.models import locate
 from sombrero.models.load import computing_dtype, stored_dtype
@@ -39,7 +39,6 @@ ALLOWED = 0.04
 """Share of refusals that the chosen edit may leave."""
 SIZES = {"map": (160, 420), "search": (100, 100), "unseen": (60, 120)}
 QUICK_SIZES = {"map": (32, 64), "search": (16, 16), "unseen": (12, 12)}
-GOALS = {"kl": 4.0, "wall": 10.0, "generated": 3.0, "screened": 15.0}
 
 
 def main() -> None:
@@ -75,6 +74,7 @@ def one_seed(arguments: argparse.Namespace, python: Path, seed: int) -> dict[str
     """Both tools on one seed, and the scores of what they chose."""
     folder = (arguments.work / f"seed-{seed}").absolute()
     protocol = make_protocol(arguments, python, folder, seed)
+    hold_to(folder, asdict(protocol) | {"threads": arguments.threads})
     asked = len((protocol.prompts / "harmful-search.txt").read_text("utf-8").splitlines())
     allowed = int(ALLOWED * asked)
     rate = allowed / asked
@@ -97,9 +97,9 @@ def one_seed(arguments: argparse.Namespace, python: Path, seed: int) -> dict[str
             ("sombrero", folder / "sombrero/model"),
         )
     }
-    return {"seed": seed, "allowed": allowed, "heretic": theirs, "sombrero": ours, "scores": scores} | ratios(
-        unpack(ours), unpack(theirs), allowed
-    )
+    return {"seed": seed, "allowed": allowed, "heretic": theirs, "sombrero": ours, "scores": scores} | {
+        "ratios": ratios(unpack(ours), unpack(theirs), allowed)
+    }
 
 
 def make_protocol(arguments: argparse.Namespace, python: Path, folder: Path, seed: int) -> Protocol:
@@ -109,16 +109,16 @@ def make_protocol(arguments: argparse.Namespace, python: Path, folder: Path, see
     if dtype == "auto":
         dtype = str(computing_dtype(stored_dtype(model, arguments.model), torch.device("cpu"))).removeprefix("torch.")
     prompts = folder / "prompts"
-    write_prompts(prompts, arguments.prompts, QUICK_SIZES if arguments.quick else SIZES)
+    write_prompts(prompts, divide_prompts(arguments.prompts, QUICK_SIZES if arguments.quick else SIZES))
     return Protocol(
         model, prompts, arguments.system_prompt, heretic_peer.default_markers(python),
         arguments.max_new_tokens, 100, arguments.trials, dtype, seed,
     )  # fmt: skip
 
 
-def write_prompts(folder: Path, source: Path | None, sizes: dict[str, tuple[int, int]]) -> None:
-    """``ROLE-SPLIT.txt``, one prompt a line: map, search, and unseen, which is also called report."""
-    folder.mkdir(parents=True, exist_ok=True)
+def divide_prompts(source: Path | None, sizes: dict[str, tuple[int, int]]) -> dict[str, list[str]]:
+    """Prompts by ``ROLE-SPLIT``: map, search, and unseen, which is also called report. No two share a prompt."""
+    found: dict[str, list[str]] = {}
     for place, role in enumerate(("harmful", "harmless")):
         pools = read_pools(role, source)
         for split, wanted in sizes.items():
@@ -126,8 +126,32 @@ def write_prompts(folder: Path, source: Path | None, sizes: dict[str, tuple[int,
             taken, pool[:] = pool[: wanted[place]], pool[wanted[place] :]
             if not taken:
                 raise SystemExit(f"{source or 'the starter sets'} have too few {role} prompts for {split}")
-            for name in (split, "report") if split == "unseen" else (split,):
-                (folder / f"{role}-{name}.txt").write_text("\n".join(taken) + "\n", encoding="utf-8")
+            found |= {f"{role}-{name}": taken for name in ((split, "report") if split == "unseen" else (split,))}
+    return found
+
+
+def write_prompts(folder: Path, prompts: dict[str, list[str]]) -> None:
+    """A file for each split, one prompt a line. Files that are there and differ belong to another run: refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in prompts.items():
+        path, text = folder / f"{name}.txt", "\n".join(lines) + "\n"
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{path} holds other prompts than asked for (--quick, --prompts): give another --work")
+        path.write_text(text, encoding="utf-8")
+
+
+def hold_to(folder: Path, settings: dict[str, Any]) -> None:
+    """Results in a folder are those of one setting: asked for another, refuse rather than mix them."""
+    wanted = json.loads(json.dumps(settings, default=str))
+    path = folder / "protocol.json"
+    if not path.exists():
+        if (folder / "heretic.json").exists():
+            print(f"{folder.name}: results from before settings were kept; not checked against these", file=sys.stderr)
+        write(path, wanted)
+    kept = json.loads(path.read_bytes())
+    differ = [f"{k} {kept.get(k)!r}, now {v!r}" for k, v in wanted.items() if kept.get(k) != v]
+    if differ:
+        raise SystemExit(f"{folder} was made with {'; '.join(differ)}: give another --work")
 
 
 def read_pools(role: str, source: Path | None) -> dict[str, list[str]]:
@@ -168,78 +192,6 @@ def score(protocol: Protocol, folder: Path, edited: Path | None, threads: int) -
     return dict(json.loads(out.read_bytes()))
 
 
-def ratios(ours: list[Trial], theirs: list[Trial], allowed: int) -> dict[str, Any]:
-    """Above 1 in our favour. matched: the refusals at which KLs are compared, as few as both fronts reach."""
-    matched = max([allowed, *(points[0].refusals or 0 for points in (front(ours), front(theirs)))])
-    mine, other = kl_at(ours, matched), kl_at(theirs, matched)
-    covered = seconds_to_cover(ours, theirs)
-    of_theirs = statistics.median(trial.seconds for trial in theirs)
-    generated = [trial.seconds for trial in ours if trial.refusals is not None]
-    screened = [trial.seconds for trial in ours if trial.refusals is None]
-    reached = [seconds_to_match(ours, point) for point in front(theirs)]
-    chosen_at = seconds_to_match(ours, chosen(theirs, allowed))
-    found: dict[str, Any] = {"matched": matched, "kl_ours": mine, "kl_theirs": other, "seconds_to_cover": covered}
-    found["covered"] = {"trials": sum(seconds is not None for seconds in reached), "of": len(reached)}
-    found["wall_of_chosen"] = max(trial.at for trial in theirs) / chosen_at if chosen_at else None
-    found["kl"] = other / mine if mine and other else None
-    found["wall"] = max(trial.at for trial in theirs) / covered if covered else None
-    found["generated"] = of_theirs / statistics.median(generated)
-    found["screened"] = of_theirs / statistics.median(screened) if screened else None
-    found["seconds"] = {"theirs": of_theirs, "generated": statistics.median(generated)}
-    found["seconds"]["screened"] = statistics.median(screened) if screened else None
-    return {"ratios": found}
-
-
-def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each ratio over the seeds that have one, and how many have."""
-    found: dict[str, Any] = {}
-    for name in GOALS:
-        values = [run["ratios"][name] for run in runs if run["ratios"][name] is not None]
-        found[name] = {"median": statistics.median(values) if values else None, "seeds": len(values)}
-    return found
-
-
-def print_run(run: dict[str, Any]) -> None:
-    """Both fronts, the ratios, and the scorer's figures."""
-    print(f"\nseed {run['seed']}: fronts, refusals (of the search's harmful prompts) at first-token KL")
-    for name in ("heretic", "sombrero"):
-        trials, seconds = unpack(run[name]), run[name]["facts"]["seconds"]
-        points = ", ".join(f"{t.refusals} at {t.kl:.3f}" for t in front(trials))
-        counted = sum(t.refusals is not None for t in trials)
-        print(f"  {name:9s} {points}   ({counted} generated of {len(trials)} trials, {seconds:.0f} s)")
-    r = run["ratios"]
-    print(f"  KL at {r['matched']} refusals: heretic {r['kl_theirs']:.3f}, sombrero {r['kl_ours']:.3f}")
-    each = {name: "none" if value is None else f"{value:.1f}" for name, value in r["seconds"].items()}
-    print(f"  seconds a trial: heretic {each['theirs']}, sombrero {each['generated']}, screened {each['screened']}")
-    chosen_at = "never" if r["wall_of_chosen"] is None else f"in 1/{r['wall_of_chosen']:.1f} of its whole search"
-    covered = f"{r['covered']['trials']} of {r['covered']['of']} trials of heretic's front"
-    print(f"  sombrero is at least as good as {covered}, and as the one that heretic chose {chosen_at}")
-    for split in ("search", "unseen"):
-        for name, scores in run["scores"].items():
-            s = scores[split]
-            counts = f"substring {s['substring']}/{s['n']}, opening {s['opening']}/{s['n']}, broken {s['broken']}"
-            kl = f"KL first token {s['first_token_kl']:.4f}, sequence {s['sequence_kl']:.4f}"
-            print(f"  scored, {split:6s} {name:9s} {counts}; {kl}")
-
-
-def print_medians(found: dict[str, Any], n_seeds: int) -> None:
-    """A line for each goal, reached or missed."""
-    names = {
-        "kl": "KL at matched refusals", "wall": "wall time until its front is covered",
-        "generated": "seconds a generated trial", "screened": "seconds a screened trial",
-    }  # fmt: skip
-    print(f"\nmedian over {n_seeds} seeds, heretic over sombrero:")
-    for name, title in names.items():
-        value = found[name]["median"]
-        verdict = "not reached on any seed" if value is None else f"{value:.2f} (goal {GOALS[name]:.0f}: "
-        verdict += (
-            ""
-            if value is None
-            else f"{'reached' if value >= GOALS[name] else 'MISSED'}, on {found[name]['seeds']} seeds)"
-        )
-        print(f"  {title}: {verdict}")
-
-
 def setting(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     return {k: v for k, v in vars(arguments).items() if k not in ("work", "json", "venv", "prompts")} | {
@@ -251,11 +203,6 @@ def setting(arguments: argparse.Namespace) -> dict[str, Any]:
 def pack(result: tuple[list[Trial], dict[str, Any]]) -> dict[str, Any]:
     """A tool's result as JSON."""
     return {"trials": [asdict(trial) for trial in result[0]], "facts": result[1]}
-
-
-def unpack(packed: dict[str, Any]) -> list[Trial]:
-    """Its trials."""
-    return [Trial(**trial) for trial in packed["trials"]]
 
 
 def afresh(folder: Path) -> Path:

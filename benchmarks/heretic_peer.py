@@ -126,6 +126,8 @@ def run(
     trials = read_trials(python, folder, began)
     if code or not (folder / "model" / "config.json").exists():
         raise SystemExit(f"heretic ended with code {code} and {len(trials)} trials; see {folder / 'log.txt'}")
+    if any(trial.at - trial.seconds < 0 for trial in trials):
+        raise SystemExit(f"heretic took up trials of an earlier run, whose times say nothing: remove {folder}")
     base = re.search(r"Initial refusals: (\d+)/(\d+)", (folder / "log.txt").read_text(encoding="utf-8"))
     return trials, {"seconds": time.time() - began, "base_refusals": int(base[1]) if base else None}
 

@@ -6,15 +6,23 @@ import io
 import json
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 import heretic
+import heretic_ours
 import heretic_peer
+import heretic_report
 from fronts import Trial, chosen, front, kl_at, seconds_to_cover
 from heretic_scorer import refuses
+from sombrero.config import RunConfig
 
 TRIALS = [
     Trial(0, 40, 0.05, 9.0, 10.0),
@@ -107,7 +115,7 @@ def test_prompt_files_share_no_prompt(from_files: bool, tmp_path: Path) -> None:
             for part, n in (("train", 120), ("val", 30)):
                 lines = [json.dumps({"text": f"{role} {part}\n{i}"}) for i in range(n)]
                 (source / f"{role}_{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    heretic.write_prompts(tmp_path / "prompts", source, heretic.QUICK_SIZES)
+    heretic.write_prompts(tmp_path / "prompts", heretic.divide_prompts(source, heretic.QUICK_SIZES))
     seen: set[str] = set()
     for split, sizes in heretic.QUICK_SIZES.items():
         for role, size in zip(("harmful", "harmless"), sizes, strict=True):
@@ -119,21 +127,121 @@ def test_prompt_files_share_no_prompt(from_files: bool, tmp_path: Path) -> None:
                 assert all((split == "unseen") == ("val" in line) for line in lines)
 
 
-def test_ratios_are_above_one_in_our_favour_and_empty_where_nothing_can_be_said() -> None:
-    theirs = [Trial(0, 5, 0.8, 20.0, 100.0), Trial(1, 30, 0.4, 20.0, 120.0)]
-    found = heretic.ratios(TRIALS, theirs, 4)["ratios"]
+THEIRS = [Trial(0, 5, 0.8, 20.0, 100.0), Trial(1, 30, 0.4, 20.0, 120.0)]
+
+
+def test_ratios_are_above_one_in_our_favour() -> None:
+    found = heretic_report.ratios(TRIALS, THEIRS, 4)
     assert (found["matched"], found["kl_theirs"]) == (5, 0.8)
     assert found["kl"] == pytest.approx(0.8 / kl_at(TRIALS, 5))
     assert found["wall"] == pytest.approx(120.0 / 20.0)
     assert found["covered"] == {"trials": 2, "of": 2}
     assert found["wall_of_chosen"] == pytest.approx(6.0)
     assert (found["generated"], found["screened"]) == (pytest.approx(20 / 9), 20.0)
-    behind = heretic.ratios(theirs, TRIALS, 4)["ratios"]
-    assert behind["wall"] is behind["wall_of_chosen"] is None
+
+
+def test_what_is_never_reached_counts_as_zero_and_what_is_not_measured_as_none() -> None:
+    behind = heretic_report.ratios(THEIRS, TRIALS, 4)
+    assert (behind["kl"], behind["wall"], behind["wall_of_chosen"]) == (0.0, 0.0, 0.0)
     assert behind["covered"] == {"trials": 0, "of": 3}
     assert behind["screened"] is None
-    medians = heretic.medians([{"ratios": found}, {"ratios": behind}])
-    assert medians["wall"] == {"median": found["wall"], "seeds": 1}
+
+
+def test_one_lucky_seed_of_three_does_not_reach_a_goal() -> None:
+    lucky = {"kl": 9.0, "wall": 30.0, "wall_of_chosen": 30.0, "generated": 4.0, "screened": 20.0}
+    never = {"kl": 0.0, "wall": 0.0, "wall_of_chosen": 0.0, "generated": 4.0, "screened": None}
+    found = heretic_report.medians([{"ratios": lucky}, {"ratios": never}, {"ratios": never}])
+    assert heretic_report.verdict("wall", found["wall"], 3) == "0.00 (goal 10: MISSED), never on 2 of 3 seeds"
+    assert "MISSED" in heretic_report.verdict("screened", found["screened"], 3)
+    assert heretic_report.verdict("generated", found["generated"], 3) == "4.00 (goal 3: reached)"
+    assert "goal" not in heretic_report.verdict("wall_of_chosen", found["wall_of_chosen"], 3)
+
+
+def test_what_is_printed_follows_from_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    score = {"n": 9, "substring": 1, "opening": 2, "broken": 3, "first_token_kl": 0.1234, "sequence_kl": 0.0567}
+    packed = {
+        name: heretic.pack((trials, {"seconds": 7.0})) for name, trials in (("sombrero", TRIALS), ("heretic", THEIRS))
+    }
+    scores = {"sombrero": {"search": score, "unseen": score}}
+    run = {"seed": 3, "allowed": 4, "scores": scores, "ratios": heretic_report.ratios(TRIALS, THEIRS, 4)} | packed
+    heretic_report.print_run(run)
+    heretic_report.print_medians(heretic_report.medians([run]), 1)
+    out = capsys.readouterr().out
+    assert "heretic reached 5 refusals at best, not the 4 allowed" in out
+    assert "substring 1/9, opening 2/9, broken 3; KL first token 0.1234, sequence 0.0567" in out
+    assert "at least as good as 2 of 2 trials of heretic's front, and as the one that heretic chose in 1/6.0" in out
+    assert "wall time until its front is covered: 6.00 (goal 10: MISSED)" in out
+
+
+def a_protocol(folder: Path) -> heretic_peer.Protocol:
+    return heretic_peer.Protocol(
+        folder / "model", folder / "prompts", "Be kind", ("i won't",), 32, 100, 40, "float32", 5
+    )
+
+
+def test_both_configurations_say_the_same(tmp_path: Path) -> None:
+    protocol = a_protocol(tmp_path)
+    theirs = heretic_peer.configuration(protocol)
+    ours = heretic_ours.configuration(protocol, tmp_path / "markers.txt", 0.04)
+    RunConfig.model_validate(ours)  # a setting that was renamed fails here, not an hour into a run
+    assert theirs["model"] == ours["model"]["source"]
+    assert theirs["dtypes"] == [ours["model"]["dtype"]]
+    assert theirs["system_prompt"] == ours["prompts"]["system_prompt"]
+    assert theirs["max_response_length"] == ours["evaluation"]["max_new_tokens"]
+    assert theirs["batch_size"] == ours["evaluation"]["batch_size"]
+    assert (theirs["n_trials"], theirs["n_startup_trials"]) == (ours["search"]["trials"], 12)
+    assert theirs["seed"] == ours["seed"] == 5
+    for role, name in (("harmful", "bad"), ("harmless", "good")):
+        pattern = ours["prompts"][role]
+        assert theirs[f"{name}_prompts"]["dataset"] == pattern.format(split="map")
+        assert theirs[f"{name}_evaluation_prompts"]["dataset"] == pattern.format(split="search")
+
+
+def test_its_journal_is_read_by_an_optuna_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "checkpoints/model.jsonl")))
+    study = optuna.create_study(study_name="heretic", storage=storage, directions=["minimize", "minimize"])
+    began = time.time()
+    done, cut = study.ask(), study.ask()
+    done.set_user_attr("refusals", 4)
+    done.set_user_attr("kl_divergence", 0.25)
+    study.tell(done, [0.25, 0.04])
+    study.tell(cut, state=optuna.trial.TrialState.FAIL)
+    (trial,) = heretic_peer.read_trials(Path(sys.executable), tmp_path, began)
+    assert (trial.number, trial.refusals, trial.kl) == (0, 4, 0.25)
+    assert 0 <= trial.seconds <= trial.at <= time.time() - began + 0.01
+    assert heretic_peer.read_trials(Path(sys.executable), tmp_path / "nowhere", began) == []
+
+
+def test_a_folder_of_another_setting_is_refused(tmp_path: Path) -> None:
+    heretic.hold_to(tmp_path, asdict(a_protocol(tmp_path)) | {"threads": 1})
+    heretic.hold_to(tmp_path, asdict(a_protocol(tmp_path)) | {"threads": 1})
+    with pytest.raises(SystemExit, match="threads 1, now 2"):
+        heretic.hold_to(tmp_path, asdict(a_protocol(tmp_path)) | {"threads": 2})
+    heretic.write_prompts(tmp_path / "prompts", {"harmful-map": ["a"]})
+    with pytest.raises(SystemExit, match="other prompts"):
+        heretic.write_prompts(tmp_path / "prompts", {"harmful-map": ["b"]})
+    assert (tmp_path / "prompts/harmful-map.txt").read_text(encoding="utf-8") == "a\n"
+
+
+def test_a_finished_half_is_not_done_again(tmp_path: Path) -> None:
+    made = []
+    for _ in range(2):
+        assert heretic.once(tmp_path / "half.json", lambda: made.append(1) or {"x": 1}) == {"x": 1}  # type: ignore[func-returns-value]
+    assert made == [1]
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_runs(tmp_path: Path) -> None:
+    """Installs the peer if it is not there (needs a package index), and runs both tools: about ten minutes a core."""
+    command = [sys.executable, heretic.__file__, "--quick", "--threads", "1", "--work", str(tmp_path / "work")]
+    subprocess.run([*command, "--json", str(tmp_path / "figures.json")], check=True)
+    (run,) = json.loads((tmp_path / "figures.json").read_bytes())["runs"]
+    assert len(run["heretic"]["trials"]) == len(run["sombrero"]["trials"]) == 4
+    assert all(0 < trial["seconds"] < trial["at"] for name in ("heretic", "sombrero") for trial in run[name]["trials"])
+    base, *edited = (run["scores"][name]["search"] for name in ("base", "heretic", "sombrero"))
+    assert base["first_token_kl"] == 0
+    assert all(s["first_token_kl"] > 0 and s["substring"] < base["substring"] for s in edited)
 
 
 def test_the_scorer_reads_substrings_through_case_emphasis_and_typography() -> None:
