@@ -231,7 +231,7 @@ def test_a_finished_half_is_not_done_again(tmp_path: Path) -> None:
     assert made == [1]
 
 
-@pytest.mark.slow
+@pytest.mark.peer
 def test_the_whole_of_it_runs(tmp_path: Path) -> None:
     """Installs the peer if it is not there (needs a package index), and runs both tools: about ten minutes a core."""
     command = [sys.executable, heretic.__file__, "--quick", "--threads", "1", "--work", str(tmp_path / "work")]
