@@ -39,24 +39,24 @@ def test_a_folder_is_loaded_ready_for_inference(tiny: Path) -> None:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("asked", ["auto", "bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("has_bfloat16", [False, True])
 def test_the_dtype_is_the_one_asked_for_or_the_stored_one(
-    stored: torch.dtype, asked: str, capability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: torch.dtype, asked: str, has_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bfloat16})
     folder = save_tiny("qwen3", tmp_path / "model", dtype=stored)
-    automatic = stored if capability == "AVX512" else torch.float32
+    automatic = stored if has_bfloat16 else torch.float32
     handle = load_model(config(folder, dtype=asked))
     assert handle.model.dtype == (automatic if asked == "auto" else getattr(torch, asked))
     assert handle.stored_dtype == stored
 
 
 def test_halves_stay_halves_where_there_is_arithmetic_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         assert computing_dtype(dtype, torch.device("cpu")) == torch.float32
         assert computing_dtype(dtype, torch.device("cuda")) == dtype
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": True})
     assert computing_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
     assert computing_dtype(torch.float16, torch.device("cpu")) == torch.float32
 

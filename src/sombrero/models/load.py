@@ -113,15 +113,16 @@ def stored_dtype(folder: Path, source: str) -> torch.dtype:
 def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype to load weights in that are ``stored`` so, for a device.
 
-    As stored, but for halves on a processor that has no arithmetic for them: there bf16 products were 100 times slower
-    than float32 ones (notes/LOG.md). float32 holds every bf16 and float16 number exactly.
+    As stored, but for halves on a processor that has no arithmetic for them: there bf16 products were 5 (AVX-512) and
+    100 (AVX2) times slower than float32 ones (notes/LOG.md). float32 holds every bf16 and float16 number exactly.
     """
     import torch
 
     if device.type != "cpu" or stored not in (torch.bfloat16, torch.float16):
         return stored
-    has_bfloat16 = torch.backends.cpu.get_cpu_capability() != "AVX2" and stored == torch.bfloat16
-    return stored if has_bfloat16 else torch.float32
+    # avx512_bf16 and amx_bf16 of x86, bf16 of Arm
+    has_bfloat16 = any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    return stored if has_bfloat16 and stored == torch.bfloat16 else torch.float32
 
 
 def _download(config: ModelConfig, *, weights: bool) -> Path:
