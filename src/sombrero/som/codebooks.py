@@ -101,13 +101,16 @@ def _trained(
 def _exact_space(layers: list[LayerRows], samples: Iterable[torch.Tensor]) -> GramSpace | FeatureSpace:
     """The space that is less work, for samples ``(s, d)`` of each layer. Raises NumericalError if lengths overflow."""
     space: GramSpace | FeatureSpace
-    products, features = [], []
-    for rows in samples:  # one layer's at a time: what is needed of them is made while they are in the cache
-        if rows.shape[0] < rows.shape[1]:
-            products.append(gram_matrix(rows))
-        else:
+    products, features = torch.empty(0), []
+    for place, rows in enumerate(samples):  # one layer's at a time: what is needed of them is made in the cache
+        n = rows.shape[0]
+        if n >= rows.shape[1]:
             features.append(rows.to(precise_dtype(rows.device)))
-    space = GramSpace(torch.stack(products)) if products else FeatureSpace(torch.stack(features))
+            continue
+        if place == 0:
+            products = torch.empty(len(layers), n, n, dtype=rows.dtype, device=rows.device)
+        gram_matrix(rows, out=products[place])
+    space = FeatureSpace(torch.stack(features)) if features else GramSpace(products)
     for layer, norms in zip(layers, space.norms, strict=True):
         if not bool(torch.isfinite(norms).all()):
             raise not_finite(layer.layer)

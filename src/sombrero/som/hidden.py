@@ -58,14 +58,22 @@ class Hidden:
         values = self.source[rows, layers]
         return values if isinstance(values, torch.Tensor) else _as_tensor(np.asarray(values))
 
-    def copy_rows(self, start: int, layer: int, out: torch.Tensor) -> None:
-        """Copy rows of one layer from ``start`` on to out ``(r, d)``; little at a time where a file is mapped."""
+    def centred_rows(self, start: int, layer: int, centre: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Rows of one layer from ``start`` on, less centre ``(d,)``, in out ``(r, d)``.
+
+        In one pass over the memory where types allow; little at a time where a file is mapped.
+        """
         n_layers, d = self.shape[1:]
         at_once = max(1, READ_BYTES // (n_layers * d * self.item_bytes)) if self._may_be_mapped else len(out)
         for first in range(0, len(out), at_once):
             rows = slice(start + first, start + min(first + at_once, len(out)))
-            out[first : first + at_once].copy_(self.piece(rows, slice(layer, layer + 1))[:, 0])
+            values, part = self.piece(rows, slice(layer, layer + 1))[:, 0], out[first : first + at_once]
+            if values.device == part.device and torch.result_type(values, centre) == part.dtype:
+                torch.sub(values, centre, out=part)
+            else:
+                part.copy_(values).sub_(centre)
             self._release(rows)
+        return out
 
     def take(self, index: NDArray[np.int64], layer: int) -> torch.Tensor:
         """The rows ``index (k,)`` of one layer, ``(k, d)``."""

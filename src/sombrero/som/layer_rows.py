@@ -29,7 +29,7 @@ class LayerRows:
     """One layer's samples ``(n, d)``; ``load_layers`` makes it.
 
     centre ``(d,)``: what was subtracted: nearly the mean, so that lengths lose no digits. resident ``(n, d)``: the
-    centred samples, or None where they are read anew at each pass.
+    centred samples, or None where they are read anew at each pass. scratch ``(n, d)``: memory to read them into.
     """
 
     hidden: Hidden
@@ -70,18 +70,16 @@ class LayerRows:
         if self.resident is not None:
             yield from self.resident.split(BLOCK_ROWS)
             return
-        buffer = torch.empty(min(BLOCK_ROWS, n), d, dtype=self.dtype, device=self.device)
+        buffer = self.scratch
+        if buffer is None:
+            buffer = torch.empty(min(BLOCK_ROWS, n), d, dtype=self.dtype, device=self.device)
         for start in range(0, n, BLOCK_ROWS):
-            block = buffer[: min(BLOCK_ROWS, n - start)]
-            self.hidden.copy_rows(start, self.layer, block)
-            yield block.sub_(self.centre)
+            yield self.hidden.centred_rows(start, self.layer, self.centre, buffer[: min(BLOCK_ROWS, n - start)])
 
     def read(self, out: torch.Tensor) -> torch.Tensor:
         """All centred samples in order, in out ``(n, d)``."""
         for start in range(0, len(out), CACHED_ROWS):
-            block = out[start : start + CACHED_ROWS]
-            self.hidden.copy_rows(start, self.layer, block)
-            block.sub_(self.centre)
+            self.hidden.centred_rows(start, self.layer, self.centre, out[start : start + CACHED_ROWS])
         return out
 
     def take(self, index: NDArray[np.int64]) -> torch.Tensor:

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import torch
 
-_GRAM_ROWS = 64
-"""Rows in one product of the Gram matrix, of which the lower half is copied."""
+_GRAM_COLUMNS = 64
+"""Columns in one product of the Gram matrix, of which the upper half is copied."""
 
 _NO_WIDTH = 1e-6
 """Principal directions that are narrower than the widest by this factor hold rounding alone."""
@@ -202,14 +202,14 @@ def weighted_means(samples: torch.Tensor, members: torch.Tensor, best: torch.Ten
     return members.to(samples.dtype) @ cluster_sums(samples, best, members.shape[1])
 
 
-def gram_matrix(samples: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)`` in their dtype."""
+def gram_matrix(samples: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Inner products of the rows of one layer's centred samples ``(n, d)``, ``(n, n)`` in their dtype, in ``out``."""
     n = samples.shape[0]
-    gram = torch.empty(n, n, dtype=samples.dtype, device=samples.device)
-    for start in range(0, n, _GRAM_ROWS):
-        stop = min(start + _GRAM_ROWS, n)
-        gram[start:stop, start:] = samples[start:stop] @ samples[start:].mT
-        gram[stop:, start:stop] = gram[start:stop, stop:].mT
+    gram = torch.empty(n, n, dtype=samples.dtype, device=samples.device) if out is None else out
+    for start in range(0, n, _GRAM_COLUMNS):
+        stop = min(start + _GRAM_COLUMNS, n)
+        gram[start:, start:stop] = samples[start:] @ samples[start:stop].mT
+        gram[start:stop, stop:] = gram[stop:, start:stop].mT
     return gram
 
 
