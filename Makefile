@@ -7,7 +7,7 @@ BIN := .venv/bin
 LOCK := $(shell { pwd; cat pyproject.toml constraints.txt; } | sha256sum | cut -c 1-16)
 STAMP := .venv/lock-$(LOCK)
 # one process per core, each with one thread: faster on small tensors than one process with all threads
-PYTEST_ARGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
+PYTEST_ARGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DEMO_ARGS ?=
 
 # nothing that the caller has activated or set for another project reaches into .venv
