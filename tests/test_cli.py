@@ -40,7 +40,7 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
     },
     "search": {
         "goal": "calibrate", "trials": 9, "rules": ["project", "compose"], "max_units": 2, "max_refusals": 0.1,
-        "keep_true_refusals": 0.9, "patience": 3, "warm_from": "runs/x",
+        "keep_true_refusals": 0.9, "patience": 3, "workers": 2, "warm_from": "runs/x",
         "max_kl": 0.3, "max_leak": 0.7,
         "finalists": 1, "storage": "sqlite:///x.db",
     },

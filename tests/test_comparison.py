@@ -224,6 +224,7 @@ def test_what_cannot_be_compared_is_refused(wrong: dict[str, Any]) -> None:
     [
         ("search", {"storage": "sqlite:///x.db"}, "search.storage"),
         ("search", {"goal": "calibrate"}, "goal suppress"),
+        ("search", {"workers": 2}, "search.workers is 2.*leave it at 1"),
         ("evaluation", {"keep_responses": True}, "keep_responses"),
     ],
 )

@@ -20,18 +20,20 @@ from sombrero.records import (
 )
 from sombrero.reports import write_comparison
 from sombrero.run_folder import fingerprint
+from sombrero.search import SerialScorer
 from sombrero.stages import comparing, comparison_results, searching
 from sombrero.stages.charting import Mapped
 from sombrero.stages.comparison_results import Searched
 from sombrero.stages.comparison_verdict import give_verdict
 from sombrero.stages.mapping import Folds
+from sombrero.stages.preparing import trial_bench
 from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.states import load_states
 from sombrero.tensor_records import load_record, save_record
 
 FORMAT = 1
 SUBFOLDER = "compare"
-NOT_THE_STUDY = {"trials", "finalists", "patience", "max_refusals", "max_leak", "keep_true_refusals"}
+NOT_THE_STUDY = {"trials", "finalists", "patience", "max_refusals", "max_leak", "keep_true_refusals", "workers"}
 """Settings of the search that may change without another study."""
 
 
@@ -128,7 +130,7 @@ class ComparisonPipeline:
             place.mkdir(parents=True, exist_ok=True)
             return searching.search(
                 self.session,
-                planner,
+                SerialScorer(trial_bench(self.session, planner, mapped.baseline, None)),
                 directions,
                 mapped.choice.state,
                 mapped.baseline,

@@ -120,6 +120,9 @@ class SearchConfig(Section):
     patience: int | None = Field(
         None, ge=1, description="Stop after this many generated trials in a row that leave the front as it was."
     )
+    workers: int = Field(
+        1, ge=1, description="Processes that score trials side by side, each with a model of its own in memory."
+    )
     warm_from: Path | None = Field(None, description="Folder of an earlier run: its front is tried first.")
     storage: str | None = Field(None, description="Optuna storage URL; default: an SQLite file in the run folder.")
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from sombrero.checkpoints import write_card
-from sombrero.directions import LayerChoice
-from sombrero.edits import EditPlanner
 from sombrero.errors import RunError
 from sombrero.records import (
     Effect,
@@ -21,16 +18,16 @@ from sombrero.records import (
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import fingerprint, peak_rss_bytes, write_bytes, write_json
-from sombrero.stages import baking, controls, leak, searching
-from sombrero.stages.charting import Charting, Mapped
-from sombrero.stages.controls import EDITED
+from sombrero.stages import baking, leak, searching
+from sombrero.stages.charting import Mapped
+from sombrero.stages.preparing import Preparing
 from sombrero.stages.provenance import card_data, provenance
 from sombrero.stages.summary import summarize
 from sombrero.stages.trials import TrialLog, read_trials, write_trials
 from sombrero.tensor_records import load_edit, save_edit
 
 
-class Pipeline(Charting):
+class Pipeline(Preparing):
     """Every stage of one configuration in one folder, one method each."""
 
     def run(self) -> dict[str, Any]:
@@ -70,7 +67,7 @@ class Pipeline(Charting):
             progress = TrialLog(self.progress, path)
             return searching.search(
                 self.session,
-                self.planner,
+                self.scorer(),
                 mapped.directions,
                 mapped.choice.state,
                 mapped.baseline,
@@ -149,22 +146,6 @@ class Pipeline(Charting):
         return self.folder.once(
             "summary", key, make, lambda s: write_json(path, s), lambda: json.loads(path.read_bytes())
         )
-
-    @cached_property
-    def planner(self) -> EditPlanner:
-        """Builds edits by the run's rules. Needs the map stages to be finished."""
-        harmful, harmless = self._states("harmful"), self._states("harmless")
-        directions = controls.load_directions(self.folder.path / "map", EDITED)
-        choice = self.folder.load_json("layers", LayerChoice, under="map")
-        handle, writers = self.session.handle, self.session.writers
-        kept = None
-        if self.config.search.goal == "calibrate":
-            harmful, kept = self._calibration_states(self.calibration())
-        planner = EditPlanner(handle, writers, directions, harmful, harmless, (choice.state,), kept)
-        with self.progress.stage("prepare edits", len(writers)) as advance:
-            planner.prepare(searching.usable_rules(self.session), on_writer=advance)
-        planner.release_keys()
-        return planner
 
     def check_identity(self) -> None:
         """Refuse a folder whose run was made with another checkpoint or other prompts. Raises RunError."""

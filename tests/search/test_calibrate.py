@@ -13,6 +13,7 @@ from sombrero.evaluation import generate
 from sombrero.records import EditParameters, TrialScore
 from sombrero.search import (
     Constraints,
+    SerialScorer,
     TrialBench,
     earlier_points,
     finished_scores,
@@ -109,15 +110,16 @@ def test_a_study_of_three_objectives_resumes_and_ends_by_patience(
     def study(name: str):  # type: ignore[no-untyped-def]
         return open_study(f"sqlite:///{tmp_path / name}", "0" * 64, "calibrate")
 
-    whole = run_study(study("a.db"), space, bench, trials=9, seed=1)
-    run_study(study("b.db"), space, bench, trials=4, seed=1)
-    assert run_study(study("b.db"), space, bench, trials=9, seed=1) == whole == finished_scores(study("b.db"))
+    whole = run_study(study("a.db"), space, SerialScorer(bench), trials=9, seed=1)
+    run_study(study("b.db"), space, SerialScorer(bench), trials=4, seed=1)
+    continued = run_study(study("b.db"), space, SerialScorer(bench), trials=9, seed=1)
+    assert continued == whole == finished_scores(study("b.db"))
     assert {s.n_true for s in whole} == {len(bench.true)}
-    patient = run_study(study("c.db"), space, bench, trials=9, seed=1, patience=1)
+    patient = run_study(study("c.db"), space, SerialScorer(bench), trials=9, seed=1, patience=1)
     assert patient == whole[: len(patient)]
     assert len(patient) == 9 or has_stalled(patient, 1)
     points = earlier_points(whole, space)
-    first = run_study(study("d.db"), replace(space, first=points), bench, trials=1, seed=5)
+    first = run_study(study("d.db"), replace(space, first=points), SerialScorer(bench), trials=1, seed=5)
     assert first[0].parameters in [s.parameters for s in pareto_front(whole)]
     with pytest.raises(RunError, match="is a point of this search"):
         earlier_points(whole, replace(space, rules=("project",)))

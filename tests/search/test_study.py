@@ -14,7 +14,16 @@ from optuna.trial import TrialState
 
 from sombrero.errors import NumericalError, RunError
 from sombrero.records import EditParameters, TrialScore
-from sombrero.search import Limits, SearchSpace, TrialBench, finished_scores, open_study, run_study
+from sombrero.search import (
+    Limits,
+    SearchSpace,
+    SerialScorer,
+    TrialBench,
+    finished_scores,
+    open_study,
+    run_study,
+    scoring,
+)
 from sombrero.search import study as study_module
 from tests.planned import Planned
 from tests.search.benches import WatchedPlanner, make_bench, whole_space
@@ -36,7 +45,7 @@ class Bench:
 
     def run(self, study: optuna.Study, trials: int, **how: Any) -> tuple[TrialScore, ...]:
         """Bring the study to ``trials`` on this bench."""
-        return run_study(study, self.space, self.plain, trials=trials, seed=3, **how)
+        return run_study(study, self.space, SerialScorer(self.plain), trials=trials, seed=3, **how)
 
     def watched(self, watch: Callable[[int, EditParameters], None]) -> TrialBench:
         """This bench with something that happens in the middle of trials."""
@@ -69,7 +78,7 @@ def test_a_finished_study_does_nothing(bench: Bench, tmp_path: Path) -> None:
     def fail(number: int, parameters: EditParameters) -> NoReturn:
         raise AssertionError("a trial was made again")
 
-    again = run_study(study_in(tmp_path), bench.space, bench.watched(fail), trials=3, seed=3)
+    again = run_study(study_in(tmp_path), bench.space, SerialScorer(bench.watched(fail)), trials=3, seed=3)
     assert again == bench.expected[:3]
 
 
@@ -83,7 +92,7 @@ def test_interrupted_in_the_middle_of_trials_it_continues_as_if_nothing_had_been
     n_interrupts = 0
     while len(finished_scores(study_in(tmp_path))) < TRIALS:
         try:
-            run_study(study_in(tmp_path), bench.space, bench.watched(interrupt), trials=TRIALS, seed=3)
+            run_study(study_in(tmp_path), bench.space, SerialScorer(bench.watched(interrupt)), trials=TRIALS, seed=3)
         except KeyboardInterrupt:
             n_interrupts += 1
     assert n_interrupts >= 2
@@ -109,7 +118,7 @@ def test_a_score_that_was_recorded_but_not_told_is_not_lost(
     assert study_in(tmp_path).trials[-1].state == TrialState.RUNNING
     calls: list[int] = []
     again = bench.watched(lambda number, parameters: calls.append(number))
-    scores = run_study(study_in(tmp_path), bench.space, again, trials=stop_at + 1, seed=3)
+    scores = run_study(study_in(tmp_path), bench.space, SerialScorer(again), trials=stop_at + 1, seed=3)
     assert calls == []  # it was scored already
     assert scores == bench.expected[: stop_at + 1]
     assert bench.run(study_in(tmp_path), TRIALS) == bench.expected
@@ -129,7 +138,7 @@ def test_a_numerical_error_is_a_recorded_failure_and_the_study_goes_on(bench: Be
         if parameters.rule == "project":
             raise NumericalError("singular")
 
-    scores = run_study(study_in(tmp_path), bench.space, bench.watched(fail), trials=TRIALS, seed=3)
+    scores = run_study(study_in(tmp_path), bench.space, SerialScorer(bench.watched(fail)), trials=TRIALS, seed=3)
     assert [score.number for score in scores] == list(range(TRIALS))
     for score in scores:
         assert (score.state == "failed") == (score.parameters.rule == "project")
@@ -145,12 +154,12 @@ def test_an_edit_that_breaks_the_model_is_a_failure(
     bench: Bench, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NaN on either set counts as failed: a broken model refuses nothing, and must not win by that."""
-    screen = study_module.screen
+    screen = scoring.screen
 
     def overflowing(*arguments: Any) -> TrialScore:
         return replace(screen(*arguments), **{broken: float("nan")})
 
-    monkeypatch.setattr(study_module, "screen", overflowing)
+    monkeypatch.setattr(scoring, "screen", overflowing)
     scores = bench.run(study_in(tmp_path), 2)
     assert [score.state for score in scores] == ["failed", "failed"]
     assert all("NaN" in (score.error or "") for score in scores)
@@ -165,7 +174,7 @@ def test_another_identity_is_refused(bench: Bench, tmp_path: Path) -> None:
 
 def test_seeds_differ_and_any_seed_will_do(bench: Bench, tmp_path: Path) -> None:
     n_starts = len(bench.space.warm_starts())
-    scores = run_study(study_in(tmp_path), bench.space, bench.plain, trials=n_starts + 2, seed=2**40)
+    scores = run_study(study_in(tmp_path), bench.space, SerialScorer(bench.plain), trials=n_starts + 2, seed=2**40)
     assert scores[:n_starts] == bench.expected[:n_starts]  # the points that every search starts from
     assert scores[n_starts:] != bench.expected[n_starts : n_starts + 2]
 

@@ -5,6 +5,8 @@ from sombrero.search.earlier import earlier_points
 from sombrero.search.fair_space import FairSpace, unit_sets
 from sombrero.search.front import Constraints, has_stalled, pareto_front, rank_finalists
 from sombrero.search.objective import TrialBench
+from sombrero.search.pool import WorkerPool
+from sombrero.search.scoring import Scorer, SerialScorer
 from sombrero.search.space import BETAS, SearchSpace, make_space
 from sombrero.search.study import Limits, finished_scores, open_study, run_study
 
@@ -14,8 +16,11 @@ __all__ = [
     "Constraints",
     "FairSpace",
     "Limits",
+    "Scorer",
     "SearchSpace",
+    "SerialScorer",
     "TrialBench",
+    "WorkerPool",
     "earlier_points",
     "finished_scores",
     "has_stalled",

@@ -1,8 +1,9 @@
-"""Run a study: ask, screen, generate where it can matter, tell. Resumable, and equal to an uninterrupted run.
+"""Run a study: ask, have it scored, tell. Resumable; with one trial at a time equal to an uninterrupted run.
 
-Optuna numbers its trials by the time they were asked for; ours count finished trials, and the sampler is seeded anew
-from that count before each ask. A trial that a killed process left open is marked failed and asked for again, so the
-sampler sees the same history and gives the same point.
+Optuna numbers its trials by the time they were asked for; ours count finished trials. Before each ask the sampler is
+seeded anew from the trial's place in the order of asking. A trial that a killed process left open is marked failed and
+its place is asked for again; with one trial at a time, place and number are the same, so the sampler sees the same
+history and gives the same point. With several, which ones it knows of by then depends on timing.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isnan
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import optuna
@@ -20,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
-from sombrero.errors import NumericalError, RunError
-from sombrero.records import EditParameters, Goal, TrialScore
-from sombrero.search.front import beaten_at, has_stalled, may_enter_front
-from sombrero.search.objective import TrialBench, complete, count_lost, screen
+from sombrero.errors import RunError
+from sombrero.records import Goal, TrialScore
+from sombrero.search.front import has_stalled
+from sombrero.search.scoring import Scorer
 from sombrero.search.space import SearchSpace
 
 OBJECTIVES: Mapping[Goal, tuple[str, ...]] = {
@@ -32,6 +33,7 @@ OBJECTIVES: Mapping[Goal, tuple[str, ...]] = {
 }
 SCORE = "score"
 IDENTITY = "identity"
+PLACE = "place"
 STARTUP_TRIALS = 10
 
 _scores = TypeAdapter(TrialScore)
@@ -85,7 +87,7 @@ def finished_scores(study: optuna.Study) -> tuple[TrialScore, ...]:
 def run_study(
     study: optuna.Study,
     space: SearchSpace,
-    bench: TrialBench,
+    scorer: Scorer,
     *,
     trials: int,
     seed: int,
@@ -104,35 +106,45 @@ def run_study(
     with _storage_errors("its storage"):
         for open_trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             _close(study, open_trial)
-        scores = finished_scores(study)
-    while len(scores) < trials and not (patience and has_stalled(scores, patience)):
-        number = len(scores)
-        study.sampler = _sampler(space, number, seed, limits)
-        with _storage_errors("its storage"):
-            trial = study.ask()
-            parameters = space.suggest(trial)
-        score = _score(bench, number, parameters, scores)
-        with _storage_errors("its storage"):
-            trial.set_user_attr(SCORE, _scores.dump_python(score, mode="json"))
-            _tell(study, trial.number, score)
-        scores = (*scores, score)
-        if on_trial is not None:
-            on_trial(score, scores)
-    return scores
+        scores, taken = finished_scores(study), _places(study)
+    asked: dict[int, optuna.Trial] = {}
+    with scorer:
+        while True:
+            stalled = patience is not None and has_stalled(scores, patience)
+            wanted = 0 if stalled else trials - len(scores) - len(asked)
+            if wanted > 0 and scorer.has_room():
+                place = next(place for place in count() if place not in taken)
+                taken.add(place)
+                study.sampler = _sampler(space, place, seed, limits)
+                with _storage_errors("its storage"):
+                    asked[place] = study.ask()
+                    parameters = space.suggest(asked[place])
+                scorer.submit(place, parameters, scores)
+                continue
+            if wanted <= 0 and not asked:
+                return scores
+            found = scorer.wait(wanted)
+            if found is None:
+                continue
+            score = replace(found, number=len(scores))
+            with _storage_errors("its storage"):
+                _record(study, asked.pop(found.number), found.number, score)
+            scores = (*scores, score)
+            if on_trial is not None:
+                on_trial(score, scores)
 
 
-def _score(bench: TrialBench, number: int, parameters: EditParameters, scores: tuple[TrialScore, ...]) -> TrialScore:
-    try:
-        candidate = screen(bench, number, parameters)
-    except NumericalError as error:
-        return TrialScore(number, parameters, "failed", len(bench.harmful), error=str(error))
-    if any(value is None or isnan(value) for value in (candidate.kl, candidate.log_odds)):
-        return TrialScore(number, parameters, "failed", len(bench.harmful), error="the edited model gives NaN logits")
-    if not may_enter_front(candidate, scores):
-        return candidate
-    if bench.true:
-        candidate = count_lost(bench, candidate)
-    return complete(bench, candidate, beaten_at=beaten_at(candidate, scores))
+def _places(study: optuna.Study) -> set[int]:
+    """Places in the order of asking that finished trials have: their numbers, unless they were overtaken."""
+    finished = [trial.user_attrs for trial in study.trials if _is_finished(trial)]
+    return {attributes.get(PLACE, attributes[SCORE]["number"]) for attributes in finished}
+
+
+def _record(study: optuna.Study, trial: optuna.Trial, place: int, score: TrialScore) -> None:
+    if place != score.number:
+        trial.set_user_attr(PLACE, place)
+    trial.set_user_attr(SCORE, _scores.dump_python(score, mode="json"))  # from here on the trial is not lost
+    _tell(study, trial.number, score)
 
 
 def _tell(study: optuna.Study, number: int, score: TrialScore) -> None:
@@ -150,19 +162,20 @@ def _close(study: optuna.Study, trial: FrozenTrial) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _sampler(space: SearchSpace, number: int, seed: int, limits: Limits | None) -> BaseSampler:
+def _sampler(space: SearchSpace, place: int, seed: int, limits: Limits | None) -> BaseSampler:
     # TPE sees screened trials with their predicted refusals: a poor prediction still says "not here".
     with _quiet():
         sampler = TPESampler(
-            seed=(seed * 1_000_003 + number) % 2**32,
+            seed=(seed * 1_000_003 + place) % 2**32,
             multivariate=True,
             group=True,  # a parameter that only one rule has does not make the others be drawn one by one
             n_startup_trials=STARTUP_TRIALS,
+            constant_liar=True,  # away from the trials that others score right now; alone there are none
             constraints_func=None if limits is None else limits.excess,
         )
         starts = space.warm_starts()
-        if number < len(starts):
-            return PartialFixedSampler(starts[number], sampler)
+        if place < len(starts):
+            return PartialFixedSampler(starts[place], sampler)
     return sampler
 
 

@@ -230,7 +230,7 @@ class Charting:
     def _inputs(self, *sections: str, after: tuple[str, ...] = ()) -> list[object]:
         """What decides a stage: its sections of the configuration, the model, the prompts, the stages before it."""
         names = ("model", "prompts", *sections)
-        left_out = {"map": READINGS, "prompts": {"contrast"}}
+        left_out = {"map": READINGS, "prompts": {"contrast"}, "search": {"workers"}}
         chosen = {
             name: getattr(self.config, name).model_dump(mode="json", exclude=left_out.get(name)) for name in names
         }

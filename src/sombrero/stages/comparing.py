@@ -55,6 +55,11 @@ def comparable(config: RunConfig) -> RunConfig:
         raise UsageError(f"compare knows the goal suppress, not {config.search.goal}; leave search.goal out")
     if config.search.storage is not None:
         raise UsageError("compare keeps each of its studies in a file of its own; leave search.storage out")
+    if config.search.workers > 1:
+        raise UsageError(
+            f"compare scores its trials in one process, and search.workers is {config.search.workers}: which trials "
+            "several score depends on timing, and its sources must differ in their directions alone; leave it at 1"
+        )
     if config.evaluation.keep_responses:
         raise UsageError("compare keeps no responses; leave evaluation.keep_responses out")
     if "rules" in config.search.model_fields_set:

@@ -9,13 +9,7 @@ from pathlib import Path
 
 from sombrero.edits import EditPlanner, bakeable_kinds, bakeable_rules, edited
 from sombrero.errors import RunError, UsageError
-from sombrero.evaluation import (
-    EvaluationSets,
-    first_token_log_probs,
-    measure,
-    refusal_tokens,
-    samples,
-)
+from sombrero.evaluation import EvaluationSets, measure, samples
 from sombrero.progress import Progress
 from sombrero.records import (
     Baseline,
@@ -23,6 +17,7 @@ from sombrero.records import (
     DirectionSet,
     Effect,
     Finalist,
+    Goal,
     Measurement,
     ModelHandle,
     Response,
@@ -33,8 +28,8 @@ from sombrero.records import (
 from sombrero.run_folder import read_manifest
 from sombrero.search import (
     Limits,
+    Scorer,
     SearchSpace,
-    TrialBench,
     earlier_points,
     make_space,
     open_study,
@@ -42,12 +37,11 @@ from sombrero.search import (
     run_study,
 )
 from sombrero.session import Role, Session
-from sombrero.stages.calibration import true_refusals
 from sombrero.stages.reaching import constraints, missed_sentence
 from sombrero.stages.trials import TRIALS, read_trials
 
-PICKING = {"trials", "patience", "finalists", "max_refusals", "max_kl", "keep_true_refusals", "max_leak"}
-"""Settings that do not decide what a study's next trial is, only when it ends and what is picked of it."""
+PICKING = {"trials", "patience", "finalists", "max_refusals", "max_kl", "keep_true_refusals", "max_leak", "workers"}
+"""Settings that a study goes on with at other values: when it ends, what is picked of it, how many score at a time."""
 USELESS_RATE = 0.5
 """An edit that leaves more than this share of the refusals is none that anybody would pick."""
 USELESS_LOSS = 0.3
@@ -58,7 +52,7 @@ USELESS_KL = 3.0
 
 def search(
     session: Session,
-    planner: EditPlanner,
+    scorer: Scorer,
     directions: Mapping[str, DirectionSet],
     best_state: int,
     baseline: Baseline,
@@ -70,7 +64,7 @@ def search(
     space: SearchSpace | None = None,
     seed: int | None = None,
 ) -> tuple[TrialScore, ...]:
-    """Search for edits; every finished trial of the study is kept and counted.
+    """Search for edits, scored by ``scorer``; every finished trial of the study is kept and counted.
 
     ``space`` and ``seed`` stand in for those of the run, where a comparison has its own.
     """
@@ -78,21 +72,6 @@ def search(
     rules = usable_rules(session)
     for reason in left_out_rules(session).values():
         progress.say(f"{reason}; the search leaves it out")
-    harmless = session.rendered("harmless", "search")
-    asked: Role = "harmful" if calibration is None else "borderline"
-    bench = TrialBench(
-        handle=session.handle,
-        planner=planner,
-        harmful=session.rendered(asked, "search"),
-        harmless=harmless,
-        base_log_probs=first_token_log_probs(session.handle, harmless, batch_tokens=settings.states.batch_tokens),
-        refusal_tokens=refusal_tokens(baseline.refusal_starts, baseline.answer_starts),
-        detector=session.detector,
-        max_new_tokens=settings.evaluation.max_new_tokens,
-        batch_size=settings.evaluation.batch_size,
-        batch_tokens=settings.states.batch_tokens,
-        true=() if calibration is None else true_refusals(session, baseline, calibration),
-    )
     rate = baseline.refusals.rate
     if calibration is not None:
         rate = sum(v.label == "refusal" for v in calibration.borderline) / len(calibration.borderline)
@@ -114,13 +93,18 @@ def search(
         return run_study(
             study,
             space,
-            bench,
+            scorer,
             trials=settings.search.trials,
             seed=settings.seed if seed is None else seed,
             limits=Limits(USELESS_RATE * rate, USELESS_KL * settings.search.max_kl, USELESS_LOSS),
             patience=settings.search.patience,
             on_trial=on_trial,
         )
+
+
+def asked_role(goal: Goal) -> Role:
+    """The prompts whose refusals a trial counts."""
+    return "harmful" if goal == "suppress" else "borderline"
 
 
 def earlier_trials(session: Session, path: Path) -> tuple[TrialScore, ...]:
