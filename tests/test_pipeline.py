@@ -130,9 +130,10 @@ def test_the_summary_says_what_the_records_say(finished: Finished) -> None:
     }
     for name, measurement in measured.items():
         shown = summary[name]
-        for count in ("refusals", "false_refusals", "harmless_refusals", "labels", "coherence"):
+        for count in ("refusals", "false_refusals", "harmless_refusals", "labels"):
             assert shown[count] == measurement[count], (name, count)
-        assert shown["kl"] == {key: measurement["kl"][key] for key in ("first_token", "sequence")}
+        assert shown["coherence"].items() >= measurement["coherence"].items()
+        assert shown["kl"] == {k: value for k, value in measurement["kl"].items() if not k.endswith("by_prompt")}
         refusing = [verdict for verdict in measurement["verdicts"] if verdict["label"] == "refusal"]
         assert shown["refusals"]["count"] == len(refusing)
     assert summary["edit"]["trial"] == chosen["number"] == effect["chosen"]

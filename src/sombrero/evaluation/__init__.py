@@ -1,5 +1,6 @@
 """Measure a model: greedy answers, refusals, divergence from the base model, coherence."""
 
+from sombrero.evaluation.capability import run_tasks
 from sombrero.evaluation.coherence import distinct_share, measure_coherence, perplexity
 from sombrero.evaluation.detectors import Detector, MarkerDetector, OpeningDetector, make_detector
 from sombrero.evaluation.divergence import (
@@ -52,6 +53,7 @@ __all__ = [
     "refusal_log_odds",
     "refusal_tokens",
     "resample_matched",
+    "run_tasks",
     "samples",
     "sequence_kl",
     "summarize_values",
