@@ -166,6 +166,8 @@ def test_a_model_is_measured_as_the_run_measured_it(sombrero: Command, tiny: Tin
     flags = [part for i, flag in enumerate(tiny.flags) if flag in names for part in (flag, tiny.flags[i + 1])]
     outcome = sombrero("measure", tiny.run / "model", "--against", tiny.model, *flags, "--json")
     found = json.loads(outcome.out)
+    # the random model answers with any byte: none of them reaches the terminal as it is
+    assert found["samples"] and all(char == "\n" or char.isprintable() for char in outcome.out)
     assert {key: found[key] for key in ("refusals", "false_refusals", "labels")} == {
         key: tiny.summary["baked"][key] for key in ("refusals", "false_refusals", "labels")
     }

@@ -70,14 +70,15 @@ def require_same_vocabulary(base: ModelHandle, other: ModelHandle) -> None:
         moved = sum(theirs.get(token) != number for token, number in ours.items())
         raise UsageError(
             f"{other.source!r} has another tokenizer than {base.source!r} ({len(ours)} and {len(theirs)} tokens, "
-            f"{moved} of them not the same), so the two cannot be compared token by token; give the base that the model "
-            "was made from, or leave --against out"
+            f"{moved} of them not the same), so the two cannot be compared token by token; give the base that the "
+            "model was made from, or leave --against out"
         )
     sizes = [handle.model.get_output_embeddings().weight.shape[0] for handle in (other, base)]
     if sizes[0] != sizes[1]:
         raise UsageError(
             f"{other.source!r} predicts {sizes[0]} tokens and {base.source!r} {sizes[1]}, so the two cannot be "
-            "compared over the full vocabulary; give checkpoints whose embeddings are padded alike, or leave --against out"
+            "compared over the full vocabulary; give checkpoints whose embeddings are padded alike, or leave "
+            "--against out"
         )
 
 
