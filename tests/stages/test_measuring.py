@@ -19,6 +19,8 @@ from sombrero.reports import write_measurement
 from sombrero.reports.measurement_page import render_measurement
 from sombrero.safe_text import json_text, printable
 from tests.reports.run_folders import HOSTILE
+from tests.reports.test_page import Page
+from tests.test_cli_errors import save_undescribed
 from tests.tiny_models import save_tiny, tiny_model, tiny_tokenizer
 from tests.tiny_runs import tiny_settings
 
@@ -77,6 +79,10 @@ def test_the_page_shows_the_figures_and_fetches_nothing(measured: Measured) -> N
     html = (measured.out / "measurement.html").read_text(encoding="utf-8")
     refusals = measured.found["refusals"]
     assert f"{refusals['count']}/{refusals['n']}" in html and "McNemar" in html
+    page = Page(html)  # which asserts that every tag is closed
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == [
+        "verdict", "paired", "divergence", "coherence", "samples", "origin",
+    ]  # fmt: skip
     assert "<script" not in html and not re.search(r"(?:src|href)=\"(?!#)", html)
     assert len(html) < 200_000
 
@@ -162,6 +168,13 @@ def test_a_template_that_rejects_a_system_role(measured: Measured, tmp_path: Pat
     assert found["settings"]["system_role"] == "prepended"
     assert any("stands in front of each request" in note for note in found["notes"])
     assert found["kl"] is None and found["base"] is None and found["paired"] is None
+
+
+def test_an_architecture_that_is_not_described_can_be_measured(measured: Measured, tmp_path: Path) -> None:
+    save_undescribed(tmp_path / "other")
+    found = verbs.measure(config(measured.settings, model={"source": str(tmp_path / "other")}))
+    assert found["refusals"]["n"] == 4 and found["checkpoints"]["model"]["class"] == "GPTNeoXForCausalLM"
+    assert any("architecture is not described" in note for note in found["notes"])
 
 
 def test_a_run_folder_is_not_written_over(measured: Measured, tmp_path: Path) -> None:

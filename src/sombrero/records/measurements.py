@@ -99,6 +99,8 @@ class Coherence:
     text. loops: answers that end in a loop. mean_tokens: mean length. None in a record from before these fields.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_inf_nan": "strings"}  # perplexity, as a Divergence
+
     perplexity: float
     repetition: float
     empty: int

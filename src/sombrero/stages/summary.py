@@ -116,7 +116,8 @@ def coherence(measurement: Measurement, base: Measurement | None) -> dict[str, A
     loop_rate = None if own.loops is None else own.loops / own.n
     lengths = (own.mean_tokens, base.coherence.mean_tokens) if base else (None, None)
     ratio = lengths[0] / lengths[1] if lengths[0] is not None and lengths[1] else None
-    return asdict(own) | {"loop_rate": loop_rate, "length_ratio": ratio}
+    found: dict[str, Any] = _finite(asdict(own))
+    return found | {"loop_rate": loop_rate, "length_ratio": ratio}
 
 
 def paired(base: Measurement, edited: Measurement) -> dict[str, Any]:
