@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -182,10 +182,10 @@ def summarize_divergence(found: Sequence[PositionValues], *, seed: int = 0) -> D
     )
 
 
-def no_divergence(continuations: Sequence[Sequence[int]]) -> Divergence:
-    """That of a model from itself, without a forward pass; one continuation for each prompt."""
-    lengths = [len(tokens) for tokens in continuations]
-    return summarize_divergence([PositionValues(torch.zeros(n), torch.ones(n, dtype=torch.bool)) for n in lengths])
+def no_divergence(n: int) -> Divergence:
+    """That of a model from itself on ``n`` prompts, without a forward pass, and so without positions."""
+    found = summarize_divergence([PositionValues(torch.zeros(1), torch.ones(1, dtype=torch.bool))] * n)
+    return replace(found, by_position=(), n_by_position=())
 
 
 def _compare_positions(

@@ -200,7 +200,7 @@ def _diverge(
     subject: Subject, base: Subject, sets: EvaluationSets, sequence_tokens: int | None, batch_tokens: int
 ) -> Divergence:
     if base is subject:
-        return no_divergence(sets.continuations or [(0,)] * len(sets.harmless))
+        return no_divergence(len(sets.harmless))
     continuations = _continuations(base, sets, sequence_tokens)
     return measure_divergence(base, subject, sets.harmless, continuations, batch_tokens=batch_tokens)
 
