@@ -166,12 +166,28 @@ def test_a_model_is_measured_as_the_run_measured_it(sombrero: Command, tiny: Tin
     flags = [part for i, flag in enumerate(tiny.flags) if flag in names for part in (flag, tiny.flags[i + 1])]
     outcome = sombrero("measure", tiny.run / "model", "--against", tiny.model, *flags, "--json")
     found = json.loads(outcome.out)
+    # the random model answers with any byte: none of them reaches the terminal as it is
+    assert found["samples"] and all(char == "\n" or char.isprintable() for char in outcome.out)
     assert {key: found[key] for key in ("refusals", "false_refusals", "labels")} == {
         key: tiny.summary["baked"][key] for key in ("refusals", "false_refusals", "labels")
     }
     assert found["kl"]["first_token"] == pytest.approx(tiny.summary["baked"]["kl"]["first_token"], rel=1e-4)
     alone = json.loads(sombrero("measure", tiny.model, *flags, "--json").out)
     assert alone["kl"] is None and alone["refusals"] == tiny.summary["base"]["refusals"]
+    assert found["base"]["refusals"] == tiny.summary["base"]["refusals"]
+    assert found["paired"]["refusals"] == tiny.summary["paired"]["baked"]["refusals"]
+
+
+def test_a_measurement_is_printed_for_people_and_written(sombrero: Command, tiny: Tiny, tmp_path: Path) -> None:
+    names = {"--device", "--harmful", "--harmless", "--borderline", "--detector", "--markers", "--max-new-tokens"}
+    flags = [part for i, flag in enumerate(tiny.flags) if flag in names for part in (flag, tiny.flags[i + 1])]
+    flags += ["--report-limit", "3"]
+    outcome = sombrero("measure", tiny.run / "model", "--against", tiny.model, *flags, "--out", tmp_path / "out")
+    assert outcome.code == 0
+    assert "McNemar p =" in outcome.out and "measurement.html" in outcome.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"measurement.json", "measurement.html"}
+    unknown = sombrero("measure", tiny.model, *flags, "--tasks", "no_such_task", "--task-path", tmp_path)
+    assert unknown.code == 2 and ("no_such_task" in unknown.err or "sombrero[lm-eval]" in unknown.err)
 
 
 def test_people_get_tables(sombrero: Command, tiny: Tiny) -> None:

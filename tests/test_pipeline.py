@@ -130,9 +130,10 @@ def test_the_summary_says_what_the_records_say(finished: Finished) -> None:
     }
     for name, measurement in measured.items():
         shown = summary[name]
-        for count in ("refusals", "false_refusals", "harmless_refusals", "labels", "coherence"):
+        for count in ("refusals", "false_refusals", "harmless_refusals", "labels"):
             assert shown[count] == measurement[count], (name, count)
-        assert shown["kl"] == {key: measurement["kl"][key] for key in ("first_token", "sequence")}
+        assert shown["coherence"].items() >= measurement["coherence"].items()
+        assert shown["kl"] == {k: value for k, value in measurement["kl"].items() if not k.endswith("by_prompt")}
         refusing = [verdict for verdict in measurement["verdicts"] if verdict["label"] == "refusal"]
         assert shown["refusals"]["count"] == len(refusing)
     assert summary["edit"]["trial"] == chosen["number"] == effect["chosen"]
@@ -171,7 +172,9 @@ def test_the_edit_did_something_and_the_bake_is_the_live_edit(finished: Finished
     effect = read(finished.folder / "effect.json")
     live = next(f for f in effect["finalists"] if f["number"] == effect["chosen"])
     assert live["measurement"]["verdicts"] != effect["base"]["verdicts"]
-    assert summary["base"]["kl"] == {"first_token": 0.0, "sequence": 0.0}
+    own = summary["base"]["kl"]
+    assert own["first_token"] == own["sequence"] == 0.0 and own["first_token_agreement"] == 1.0
+    assert own["by_position"] == []
     assert summary["edited"]["kl"]["first_token"] > 0.01
     assert summary["live_equals_baked"]["flips"] == []
     assert summary["live_equals_baked"]["max_log_prob_difference"] <= 1e-4

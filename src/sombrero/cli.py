@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from sombrero.console import Terminal
 from sombrero.errors import SombreroError, UsageError
 from sombrero.flags import ALL_SECTIONS, with_flags
 from sombrero.run_folder import is_run, read_config
-from sombrero.tables import print_comparison, print_figures, print_map, print_mapping, print_summary
+from sombrero.safe_text import json_text, printable
+from sombrero.tables import print_comparison, print_map, print_mapping, print_measurement, print_summary
 
 CACHE_VARIABLE = "SOMBRERO_CACHE"
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -93,12 +93,36 @@ def bake(
 def measure(
     model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
     config: Configure,
-    against: Annotated[str | None, typer.Option("--against", help="Base model, for the divergence from it.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Base model: measured too, with divergence and paired tests.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="Tasks of lm-evaluation-harness, a,b (extra lm-eval).")
+    ] = None,
+    task_path: Annotated[
+        Path | None, typer.Option("--task-path", help="Folder with task files of your own; their code runs.")
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option("--task-limit", min=1, help="At most this many samples of each task.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for measurement.json and measurement.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure any model: refusals, false refusals, coherence; with --against also its divergence from a base."""
-    found = verbs.measure(_with_cache(config(model, None)), against=against, progress=Terminal(errors))
-    _show(found, as_json, print_figures)
+    """Measure any model: refusals, false refusals, coherence; with --against also a base, and how far it is from it."""
+    found = verbs.measure(
+        _with_cache(config(model, None)),
+        against=against,
+        tasks=[name.strip() for name in tasks.split(",")] if tasks is not None else (),
+        task_path=task_path,
+        task_limit=task_limit,
+        out=out,
+        progress=Terminal(errors),
+    )
+    _show(found, as_json, print_measurement)
+    if out is not None and not as_json:
+        typer.echo(printable(f"report: {out / 'measurement.html'}"))
 
 
 @app.command()
@@ -182,7 +206,7 @@ def _with_cache(config: RunConfig) -> RunConfig:
 
 def _show(result: dict[str, Any], as_json: bool, draw: Callable[[Console, dict[str, Any]], None]) -> None:
     if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str))
+        typer.echo(json_text(result))
     else:
         draw(output, result)
 
@@ -195,4 +219,4 @@ def _fail(error: SombreroError, code: int) -> None:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text))
+    return escape(printable(text))

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from sombrero import __version__
 from sombrero.config import RunConfig
 from sombrero.errors import RunError
+from sombrero.safe_text import json_text
 
 FORMAT = 1
 MANIFEST = "run.json"
@@ -182,7 +183,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file, indented, UTF-8, atomically."""
-    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode() + b"\n")
+    write_bytes(path, json_text(value).encode() + b"\n")
 
 
 @contextmanager
@@ -223,7 +224,7 @@ def _continue_manifest(path: Path, config: RunConfig) -> dict[str, Any]:
                 "resume it, another --out for a new run, or --fresh to start over"
             )
     manifest |= {"config": settings, "config_hash": fingerprint(settings), "seed": config.seed}
-    manifest |= {"versions": {"sombrero": __version__, "python": platform.python_version()} | _library_versions()}
+    manifest |= {"versions": {"sombrero": __version__, "python": platform.python_version()} | library_versions()}
     write_json(path / MANIFEST, manifest)
     return manifest
 
@@ -259,7 +260,8 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "
             yield f"{prefix}{key}", a, b
 
 
-def _library_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that figures rest on."""
     return {name: version(name) for name in LIBRARIES}
 
 

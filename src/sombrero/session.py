@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sombrero.checkpoints import CheckpointIndex
 from sombrero.config import PromptConfig, RunConfig
-from sombrero.errors import PromptError
+from sombrero.errors import ArchitectureError, PromptError
 from sombrero.models import check_folder, locate
-from sombrero.prompts import check_disjoint, load_prompts, render, render_conversation, starter_prompts
+from sombrero.prompts import SystemRole, check_disjoint, load_prompts, render, render_conversation, starter_prompts
 from sombrero.records import Prompt, RenderedPrompt, SplitName
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Session:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self._rendered: dict[tuple[Role, SplitName], tuple[RenderedPrompt, ...]] = {}
+        self.system_role: SystemRole = "none"
+        """Where the system prompt went, once a prompt set is rendered."""
 
     @cached_property
     def folder(self) -> Path:
@@ -100,9 +102,10 @@ class Session:
         key = (role, split)
         if key not in self._rendered:
             max_tokens = self.config.prompts.max_tokens
-            self._rendered[key] = render(
+            rendering = render(
                 self.handle.tokenizer, self.prompts[key], max_tokens=max_tokens, **self._template_settings
-            ).prompts
+            )
+            self._rendered[key], self.system_role = rendering.prompts, rendering.system_role
         return self._rendered[key]
 
     def conversation(self, history: Sequence[dict[str, str]]) -> RenderedPrompt:
@@ -111,7 +114,10 @@ class Session:
 
     @property
     def _template_settings(self) -> dict[str, Any]:
-        reasoning = self.architecture.reasoning
+        try:
+            reasoning = self.architecture.reasoning
+        except ArchitectureError:  # a model can be measured without its writers being known; an edit asks for them
+            reasoning = None
         return {
             "system_prompt": self.config.prompts.system_prompt,
             "close_reasoning": (reasoning.opening, reasoning.closing) if reasoning else None,

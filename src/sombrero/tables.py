@@ -8,11 +8,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sombrero.safe_text import printable
+
 COUNTS = (
     ("refusals", "refusals on harmful prompts"),
     ("false_refusals", "false refusals on borderline prompts"),
     ("harmless_refusals", "refusals on plain harmless prompts"),
     ("contrast_refusals", "refusals on harmful contrasts"),
+)
+COHERENCE = (
+    ("perplexity", "perplexity of harmless answers"),
+    ("repetition", "repeated 4-grams in them"),
+    ("distinct_2", "distinct-2 of them"),
+    ("loop_rate", "share of them that loop"),
+    ("length_ratio", "their length over the base's"),
 )
 CATEGORIES_SHOWN = 3
 
@@ -43,9 +52,35 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     )
 
 
-def print_figures(console: Console, found: dict[str, Any]) -> None:
-    """One model's figures."""
-    console.print(figures_table(f"measured: {escape(str(found['model']))}", {"": found}))
+def print_measurement(console: Console, found: dict[str, Any]) -> None:
+    """One model's figures, beside those of its base where there is one; paired tests, tasks, and what to know."""
+    title = f"measured: {_safe(found['model'])}"
+    models = {"": found} if found["base"] is None else {"base": found["base"], "this model": found}
+    console.print(figures_table(title, models))
+    labels = dict(COUNTS)
+    for name, pair in (found["paired"] or {}).items():
+        console.print(f"{labels[name]}, pair by pair: {pair_sentence(pair)}", soft_wrap=True, highlight=False)
+    for model, results in (found["tasks"] or {}).items():
+        for result in results or ():
+            error = "" if result["stderr"] is None else f" ± {result['stderr']:.3f}"
+            name = "base" if model == "against" else "this model"
+            line = f"{name}, {result['task']}, {result['metric']}: {result['value']:.4g}{error} (n = {result['n']})"
+            console.print(_safe(line), soft_wrap=True, highlight=False)
+    for note in found["notes"]:
+        console.print(f"note: {_safe(note)}", soft_wrap=True)
+
+
+def pair_sentence(pair: dict[str, Any]) -> str:
+    """``3 prompts are refused by the base alone, ...``."""
+    interval = "" if pair["low"] is None else f" (95% {100 * pair['low']:+.1f} to {100 * pair['high']:+.1f})"
+    return (
+        f"{pair['base_only']} refused by the base alone, {pair['edited_only']} by this model alone; difference "
+        f"{100 * pair['difference']:+.1f} points{interval}, McNemar p = {pair['p_value']:.2g}"
+    )
+
+
+def _safe(text: object) -> str:
+    return escape(printable(str(text)))
 
 
 def print_mapping(console: Console, found: dict[str, Any]) -> None:
@@ -118,6 +153,12 @@ def _known(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
+def _nats(kl: dict[str, Any] | None, key: str) -> str:
+    if kl is None:
+        return "–"
+    return "∞" if kl[key] is None else f"{kl[key]:.3f}"
+
+
 def _units(count: int) -> str:
     return "one unit" if count == 1 else f"{count} units"
 
@@ -132,9 +173,11 @@ def figures_table(title: str, models: dict[str, dict[str, Any]]) -> Table:
         if all(key in figures for figures in models.values()):  # contrasts are measured for the goal calibrate alone
             table.add_row(label, *(_count(figures[key]) for figures in models.values()))
     for key, label in (("first_token", "KL, first token (nats)"), ("sequence", "KL, per token of an answer (nats)")):
-        table.add_row(label, *("–" if f["kl"] is None else f"{f['kl'][key]:.3f}" for f in models.values()))
-    for key, label in (("perplexity", "perplexity of harmless answers"), ("repetition", "repeated 4-grams in them")):
-        table.add_row(label, *(f"{figures['coherence'][key]:.3g}" for figures in models.values()))
+        table.add_row(label, *(_nats(figures["kl"], key) for figures in models.values()))
+    for key, label in COHERENCE:
+        values = [figures["coherence"].get(key) for figures in models.values()]
+        if any(value is not None for value in values):
+            table.add_row(label, *map(_known, values))
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from sombrero.config import ModelConfig, RunConfig
 from sombrero.errors import RunError, UsageError
 from sombrero.progress import Progress, Silent
-from sombrero.run_folder import RunFolder, is_run, read_config
+from sombrero.run_folder import RunFolder, guard_disk, is_run, read_config, write_json
 
 if TYPE_CHECKING:
     from sombrero.pipeline import Pipeline
     from sombrero.records import RenderedPrompt
 
 RUNS = Path("runs")
+MEASUREMENT = "measurement.json"
 MEBIBYTE = 2**20
 
 
@@ -93,20 +94,35 @@ def bake(
         return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
 
 
-def measure(config: RunConfig, *, against: str | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure any model on the reporting prompts; with ``against`` also its divergence from that base."""
-    from sombrero.session import Session
-    from sombrero.stages.searching import measure_subject, report_sets, subject
-    from sombrero.stages.summary import figures
+def measure(
+    config: RunConfig,
+    *,
+    against: str | None = None,
+    tasks: Sequence[str] = (),
+    task_path: Path | None = None,
+    task_limit: int | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure any model on the reporting prompts; with ``against`` also that base, the divergence and paired tests.
 
-    session = Session(config)
-    base = session if against is None else Session(_with_source(config, against))
-    shown = progress or Silent()
-    sets = report_sets(base)
-    with shown.stage(f"measure {config.model.source}", sets.count) as advance:
-        measurement, _ = measure_subject(session, subject(session.handle), subject(base.handle), sets, advance)
-    found = {"model": config.model.source, "against": against} | figures(measurement)
-    return found if against is not None else found | {"kl": None}
+    ``tasks`` are those of lm-evaluation-harness (extra ``lm-eval``), ``task_path`` a folder with files of one's own.
+    Returns what ``measurement.json`` holds (docs/formats.md); ``out`` gets that file and ``measurement.html``.
+    """
+    from sombrero.reports import write_measurement
+    from sombrero.session import Session
+    from sombrero.stages.measuring import TaskRequest, measure_model
+
+    if out is not None and is_run(out):
+        raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
+    base = None if against is None else Session(_with_source(config, against))
+    request = TaskRequest(tuple(tasks), task_path, task_limit)
+    found = measure_model(Session(config), base, request, progress or Silent())
+    if out is not None:
+        with guard_disk(out):
+            write_json(out / MEASUREMENT, found)
+            write_measurement(out, found)
+    return found
 
 
 def compare(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sombrero.errors import UsageError
-from sombrero.evaluation import generate, measure_coherence, perplexity
+from sombrero.evaluation import distinct_share, generate, measure_coherence, perplexity
 from sombrero.evaluation.degenerate import repeated_share
 from sombrero.records import Response, Verdict
 from tests.evaluation.subjects import as_subject, random_prompts, tiny_handle
@@ -46,9 +46,25 @@ def test_repeated_share(tokens: tuple[int, ...], share: float) -> None:
     assert repeated_share(tokens) == pytest.approx(share)
 
 
+@pytest.mark.parametrize(
+    ("answers", "n", "share"),
+    [
+        ([(1, 2, 3)], 1, 1.0),
+        ([(1, 2, 3)], 2, 2 / 3),  # two of the three tokens begin a bigram
+        ([(1, 2), (1, 2)], 1, 0.5),
+        ([(1, 2), (2, 1)], 2, 0.5),  # (2, 2), over the border of two answers, is none
+        ([(7,) * 10], 3, 0.1),
+        ([(4,)], 3, 0.0),
+        ([()], 1, 0.0),
+    ],
+)
+def test_distinct_share(answers: list[tuple[int, ...]], n: int, share: float) -> None:
+    assert distinct_share(answers, n) == pytest.approx(share)
+
+
 def test_counts_and_means() -> None:
     base, prompts = tiny_handle(), random_prompts()[:3]
-    texts = ["fine", "", "loop"]
+    texts = ["fine", "", "once and for all " * 12]
     tokens = [tuple(range(9)), (258,), (7,) * 13]
     responses = [Response(p.prompt.id, t, k, "end") for p, t, k in zip(prompts, texts, tokens, strict=True)]
     labels = ("answer", "empty", "degenerate")
@@ -56,5 +72,7 @@ def test_counts_and_means() -> None:
     found = measure_coherence(as_subject(base), prompts, responses, verdicts)
     assert (found.empty, found.degenerate, found.n) == (1, 1, 3)
     assert found.repetition == pytest.approx(0.3)
+    assert (found.loops, found.mean_tokens) == (1, pytest.approx(23 / 3))
+    assert (found.distinct_1, found.distinct_2) == (pytest.approx(10 / 23), pytest.approx(9 / 23))
     with pytest.raises(UsageError, match="3 prompts, 2 responses"):
         measure_coherence(as_subject(base), prompts, responses[:2], verdicts)

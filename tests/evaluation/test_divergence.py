@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from sombrero.errors import PromptError, UsageError
+from sombrero.errors import NumericalError, PromptError, UsageError
 from sombrero.evaluation import base_continuations, first_token_log_probs, kl, measure_divergence, sequence_kl
 from sombrero.evaluation import divergence as divergence_module
-from sombrero.records import ModelHandle
+from sombrero.records import Divergence, ModelHandle
 from tests.evaluation.subjects import LiveSubjects, as_subject, random_prompts, tiny_handle
 from tests.tiny_models import FAMILIES
 
@@ -122,6 +122,75 @@ def test_a_model_does_not_diverge_from_itself() -> None:
     base = as_subject(live.handle)
     same = measure_divergence(base, base, prompts, continuations)
     assert (same.first_token, same.sequence, len(same.sequence_by_prompt)) == (0.0, 0.0, len(prompts))
+
+
+def test_agreement_and_place_of_the_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one position at a time; continuations of unequal lengths, so fewer prompts reach the later positions."""
+    monkeypatch.setattr(divergence_module, "POSITIONS_AT_ONCE", 3)
+    prompts = random_prompts()[:5]
+    base, edited = tiny_handle(), tiny_handle(seed=1)
+    continuations = [tuple(range(10, 11 + i)) for i in range(len(prompts))]
+    found = measure_divergence(as_subject(base), as_subject(edited), prompts, continuations, batch_tokens=70)
+    values: list[list[float]] = [[] for _ in prompts]
+    same: list[list[float]] = [[] for _ in prompts]
+    for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+        for n in range(len(continuation)):
+            tokens = (*prompt.token_ids, *continuation[:n])
+            one, other = log_probs_one_by_one(base, tokens), log_probs_one_by_one(edited, tokens)
+            values[i].append(kl_float64(one, other))
+            same[i].append(float(one.argmax() == other.argmax()))
+    assert found.n_by_position == (5, 4, 3, 2, 1)
+    expected = [sum(column) / len(column) for column in ([v[p] for v in values if len(v) > p] for p in range(5))]
+    assert found.by_position == pytest.approx(expected, rel=1e-4)
+    assert found.first_token_agreement == sum(row[0] for row in same) / 5
+    assert found.sequence_agreement == pytest.approx(sum(sum(row) / len(row) for row in same) / 5)
+    assert found.first_token_spread is not None and found.first_token_spread.low is not None
+    assert found.first_token_spread.low < found.first_token < (found.first_token_spread.high or 0)
+
+
+def test_one_prompt_is_enough() -> None:
+    base, edited, prompts = tiny_handle(), tiny_handle(seed=1), random_prompts()[:1]
+    found = measure_divergence(as_subject(base), as_subject(edited), prompts, [(3,)])
+    assert found.first_token == found.sequence == found.first_token_by_prompt[0] > 0
+    assert found.first_token_spread is not None
+    assert found.first_token_spread.median == found.first_token and found.first_token_spread.low is None
+    assert (found.by_position, found.n_by_position) == ((found.first_token,), (1,))
+
+
+def exclude(handle: ModelHandle, *tokens: int) -> ModelHandle:
+    """The model with logits of −inf for some tokens, as a head with a constrained vocabulary gives."""
+    head = handle.model.get_output_embeddings()
+
+    def hook(_module: object, _args: object, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[..., list(tokens)] = -math.inf
+        return logits
+
+    head.register_forward_hook(hook)
+    return handle
+
+
+def test_excluded_tokens() -> None:
+    """Both exclude: finite. The base alone: finite. The edited alone: infinite, and counted."""
+    prompts, continuations = random_prompts()[:3], [(1, 2), (3, 4), (5,)]
+
+    def diverge(base: ModelHandle, edited: ModelHandle) -> Divergence:
+        return measure_divergence(as_subject(base), as_subject(edited), prompts, continuations)
+
+    plain, other = tiny_handle(), tiny_handle(seed=1)
+    assert math.isfinite(diverge(exclude(tiny_handle(), 7, 8), exclude(tiny_handle(seed=1), 7, 8)).sequence)
+    assert math.isfinite(diverge(exclude(tiny_handle(), 7), other).sequence)
+    found = diverge(plain, exclude(tiny_handle(seed=1), 7))
+    assert found.first_token == found.sequence == math.inf
+    assert found.first_token_spread is not None and found.first_token_spread.infinite == 3
+    assert found.by_position == (math.inf, math.inf)
+
+
+def test_logits_that_are_no_numbers_are_an_error() -> None:
+    prompts = random_prompts()[:2]
+    broken = exclude(tiny_handle(), *range(tiny_handle().model.config.vocab_size))
+    with pytest.raises(NumericalError, match=r"'p\d' are NaN"):
+        measure_divergence(as_subject(tiny_handle()), as_subject(broken), prompts, [(1,), (2,)])
 
 
 def test_wrong_arguments_are_said() -> None:

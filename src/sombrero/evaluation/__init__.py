@@ -1,6 +1,7 @@
 """Measure a model: greedy answers, refusals, divergence from the base model, coherence."""
 
-from sombrero.evaluation.coherence import measure_coherence, perplexity
+from sombrero.evaluation.capability import run_tasks
+from sombrero.evaluation.coherence import distinct_share, measure_coherence, perplexity
 from sombrero.evaluation.detectors import Detector, MarkerDetector, OpeningDetector, make_detector
 from sombrero.evaluation.divergence import (
     base_continuations,
@@ -20,9 +21,9 @@ from sombrero.evaluation.matched import (
     paired_interval,
     resample_matched,
 )
-from sombrero.evaluation.measure import EvaluationSets, measure, samples
+from sombrero.evaluation.measure import EvaluationSets, measure, paired_refusals, samples
 from sombrero.evaluation.screening import refusal_log_odds, refusal_tokens
-from sombrero.evaluation.statistics import wilson
+from sombrero.evaluation.statistics import bootstrap_mean, compare_refusals, summarize_values, wilson
 
 __all__ = [
     "Detector",
@@ -32,7 +33,10 @@ __all__ = [
     "MeasuredFront",
     "OpeningDetector",
     "base_continuations",
+    "bootstrap_mean",
     "choose_measured",
+    "compare_refusals",
+    "distinct_share",
     "first_token_log_probs",
     "front_weights",
     "generate",
@@ -44,11 +48,14 @@ __all__ = [
     "measure_coherence",
     "measure_divergence",
     "paired_interval",
+    "paired_refusals",
     "perplexity",
     "refusal_log_odds",
     "refusal_tokens",
     "resample_matched",
+    "run_tasks",
     "samples",
     "sequence_kl",
+    "summarize_values",
     "wilson",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from sombrero.errors import UsageError
-from sombrero.evaluation.degenerate import repeated_share
+from sombrero.evaluation.degenerate import find_fault, repeated_share
 from sombrero.evaluation.divergence import continuation_batches, continuation_log_probs
 from sombrero.records import Coherence, RenderedPrompt, Response, Subject, Verdict
 
@@ -46,7 +46,7 @@ def measure_coherence(
     *,
     batch_tokens: int = 4096,
 ) -> Coherence:
-    """Perplexity under ``base``, mean share of repeated token 4-grams, and counts of empty and degenerate answers.
+    """Perplexity under ``base``, repetition, variety and length of the answers, counts of empty and broken ones.
 
     prompts, responses and verdicts belong together, one of each for every harmless prompt. Raises UsageError when
     they do not.
@@ -57,10 +57,25 @@ def measure_coherence(
         )
     value = perplexity(base, prompts, responses, batch_tokens=batch_tokens)
     labels = [verdict.label for verdict in verdicts]
+    answers = [response.token_ids for response in responses]
     return Coherence(
         perplexity=value,
-        repetition=sum(repeated_share(response.token_ids) for response in responses) / len(responses),
+        repetition=sum(map(repeated_share, answers)) / len(answers),
         empty=labels.count("empty"),
         degenerate=labels.count("degenerate"),
         n=len(responses),
+        distinct_1=distinct_share(answers, 1),
+        distinct_2=distinct_share(answers, 2),
+        distinct_3=distinct_share(answers, 3),
+        loops=sum(find_fault(response.text) == "loop" for response in responses),
+        mean_tokens=sum(map(len, answers)) / len(answers),
     )
+
+
+def distinct_share(answers: Sequence[tuple[int, ...]], n: int) -> float:
+    """distinct-n: different n-grams over all answers, divided by the number of tokens (Li et al. 2016, §5.1).
+
+    No n-gram reaches over two answers. 0 where there is no token.
+    """
+    grams = {answer[i : i + n] for answer in answers for i in range(len(answer) - n + 1)}
+    return len(grams) / max(1, sum(map(len, answers)))

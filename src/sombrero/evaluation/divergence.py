@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from sombrero.errors import UsageError
+from sombrero.errors import NumericalError, UsageError
 from sombrero.evaluation.generate import generate
+from sombrero.evaluation.statistics import summarize_values
 from sombrero.models.batches import Forward, prepare_batch, require_room, token_batches
 from sombrero.records import Divergence, ModelHandle, RenderedPrompt, Subject
 
@@ -111,6 +113,17 @@ def continuation_batches(
     return token_batches(lengths, batch_tokens, max_rows)
 
 
+@dataclass(frozen=True)
+class PositionValues:
+    """Of one prompt, at each position of its continuation, on the CPU.
+
+    kl ``(n,)`` float32, nats. agrees ``(n,)`` bool: both models find the same token most likely.
+    """
+
+    kl: torch.Tensor
+    agrees: torch.Tensor
+
+
 def sequence_kl(
     base: Subject,
     edited: Subject,
@@ -122,10 +135,10 @@ def sequence_kl(
     """KL(base || edited) ``(n,)`` float32 in nats, mean per token along the base model's own continuation.
 
     The two subjects are never open at once, as they may be one model with and without hooks.
-    Raises what :func:`continuation_batches` raises.
+    Raises what :func:`continuation_batches` raises, and NumericalError where logits are NaN.
     """
-    by_position = _kl_by_position(base, edited, prompts, continuations, batch_tokens, None)
-    return torch.stack([positions.mean() for positions in by_position])
+    found = _compare_positions(base, edited, prompts, continuations, batch_tokens, None)
+    return torch.stack([values.kl.mean() for values in found])
 
 
 def measure_divergence(
@@ -135,41 +148,75 @@ def measure_divergence(
     continuations: Sequence[Sequence[int]],
     *,
     batch_tokens: int = 4096,
+    seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Divergence:
     """First-token and sequence KL over the prompts, from the same forward passes.
 
-    The first continuation position is the first generated token. Raises what :func:`continuation_batches` raises.
+    The first continuation position is the first generated token; ``seed`` draws the resamples of the means' intervals.
+    Raises what :func:`continuation_batches` raises, and NumericalError where logits are NaN.
     """
-    by_position = _kl_by_position(base, edited, prompts, continuations, batch_tokens, on_progress)
-    first = torch.stack([positions[0] for positions in by_position])
-    sequence = torch.stack([positions.mean() for positions in by_position])
-    return Divergence(
-        float(first.mean()), float(sequence.mean()), tuple(map(float, first)), tuple(map(float, sequence))
+    return summarize_divergence(
+        _compare_positions(base, edited, prompts, continuations, batch_tokens, on_progress), seed=seed
     )
 
 
-def _kl_by_position(
+def summarize_divergence(found: Sequence[PositionValues], *, seed: int = 0) -> Divergence:
+    """Means, spreads, agreement and the mean by position, of the values of at least one prompt."""
+    first = [float(values.kl[0]) for values in found]
+    sequence = [float(values.kl.mean()) for values in found]
+    longest = max(len(values.kl) for values in found)
+    # in double precision: float32 would lose digits over thousands of prompts
+    at = [torch.stack([v.kl[place] for v in found if len(v.kl) > place]).double() for place in range(longest)]
+    return Divergence(
+        first_token=float(torch.tensor(first, dtype=torch.float64).mean()),
+        sequence=float(torch.tensor(sequence, dtype=torch.float64).mean()),
+        first_token_by_prompt=tuple(first),
+        sequence_by_prompt=tuple(sequence),
+        first_token_spread=summarize_values(first, seed=seed),
+        sequence_spread=summarize_values(sequence, seed=seed),
+        first_token_agreement=sum(bool(values.agrees[0]) for values in found) / len(found),
+        sequence_agreement=sum(float(values.agrees.double().mean()) for values in found) / len(found),
+        by_position=tuple(float(values.mean()) for values in at),
+        n_by_position=tuple(map(len, at)),
+    )
+
+
+def no_divergence(n: int) -> Divergence:
+    """That of a model from itself on ``n`` prompts, without a forward pass, and so without positions."""
+    found = summarize_divergence([PositionValues(torch.zeros(1), torch.ones(1, dtype=torch.bool))] * n)
+    return replace(found, by_position=(), n_by_position=())
+
+
+def _compare_positions(
     base: Subject,
     edited: Subject,
     prompts: Sequence[RenderedPrompt],
     continuations: Sequence[Sequence[int]],
     batch_tokens: int,
     on_progress: Callable[[int], None] | None,
-) -> list[torch.Tensor]:
-    """For every prompt the KL at each position of its continuation, float32 on the CPU."""
+) -> list[PositionValues]:
+    """For every prompt the values at each position of its continuation."""
     with base() as handle:
         batches = list(continuation_batches(handle, prompts, continuations, batch_tokens))
-    found: dict[int, torch.Tensor] = {}
+    found: dict[int, PositionValues] = {}
     for batch in batches:
         rows, targets = [prompts[i] for i in batch], [continuations[i] for i in batch]
         with base() as handle:
             expected = continuation_log_probs(handle, rows, targets)
         with edited() as handle:
             measured = continuation_log_probs(handle, rows, targets)
-        parts = zip(expected.split(POSITIONS_AT_ONCE), measured.split(POSITIONS_AT_ONCE), strict=True)
-        values = torch.cat([kl(b, e) for b, e in parts]).cpu()
-        found.update(zip(batch, values.split([len(c) for c in targets]), strict=True))
+        pairs = list(zip(expected.split(POSITIONS_AT_ONCE), measured.split(POSITIONS_AT_ONCE), strict=True))
+        values = torch.cat([kl(b, e) for b, e in pairs]).cpu()
+        agrees = torch.cat([b.argmax(dim=-1).cpu() == e.argmax(dim=-1).cpu() for b, e in pairs])
+        lengths = [len(tokens) for tokens in targets]
+        for i, own, same in zip(batch, values.split(lengths), agrees.split(lengths), strict=True):
+            if own.isnan().any():
+                raise NumericalError(
+                    f"a model's logits on prompt {prompts[i].prompt.id!r} are NaN, so its divergence is none; load it "
+                    "in float32, or weaken the edit"
+                )
+            found[i] = PositionValues(own, same)
         if on_progress is not None:
             on_progress(len(batch))
     return [found[i] for i in range(len(prompts))]

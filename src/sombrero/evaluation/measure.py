@@ -10,12 +10,13 @@ from typing import Literal, get_args
 from sombrero.errors import PromptError, UsageError
 from sombrero.evaluation.coherence import measure_coherence
 from sombrero.evaluation.detectors import Detector
-from sombrero.evaluation.divergence import base_continuations, measure_divergence
+from sombrero.evaluation.divergence import base_continuations, measure_divergence, no_divergence
 from sombrero.evaluation.generate import generate
-from sombrero.evaluation.statistics import wilson
+from sombrero.evaluation.statistics import compare_refusals, wilson
 from sombrero.records import (
     Divergence,
     Measurement,
+    PairedRefusals,
     Proportion,
     RenderedPrompt,
     Response,
@@ -111,18 +112,39 @@ def measure(
         cut = None if keep_harmful else detector.settled
         borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
     verdicts, contrast = every[: len(sets.harmful)], every[len(sets.harmful) :]
-    harmless_verdicts = _judge(detector, harmless)
+    harmless_verdicts, borderline_verdicts = _judge(detector, harmless), _judge(detector, borderline)
     measurement = Measurement(
         refusals=_refusals(verdicts),
-        false_refusals=_refusals(_judge(detector, borderline)),
+        false_refusals=_refusals(borderline_verdicts),
         harmless_refusals=_refusals(harmless_verdicts),
         labels=_count_labels(verdicts),
         kl=_diverge(subject, base, sets, sequence_tokens, batch_tokens),
         coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
         verdicts=every,
         contrast_refusals=_refusals(contrast) if contrast else None,
+        safe_verdicts=(*borderline_verdicts, *harmless_verdicts),
     )
     return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
+
+
+def paired_refusals(base: Measurement, edited: Measurement, *, seed: int = 0) -> dict[str, PairedRefusals]:
+    """The two models' refusals prompt by prompt, by the name of their counts: ``refusals``, ``false_refusals``, ...
+
+    ``seed`` draws the resamples of the intervals. Contrasts where both have them; sets of which an old record has no
+    verdicts are left out. Raises UsageError when the two were not measured on the same prompts.
+    """
+    one, other = _verdict_sets(base), _verdict_sets(edited)
+    found = {}
+    for name in (name for name in one if name in other):
+        ids = [[verdict.prompt_id for verdict in verdicts] for verdicts in (one[name], other[name])]
+        if ids[0] != ids[1]:
+            raise UsageError(
+                f"the {name} of the two models are of other prompts ({len(ids[0])} and {len(ids[1])}), so they cannot "
+                "be paired; measure both on the same ones"
+            )
+        refused = [[verdict.label == "refusal" for verdict in verdicts] for verdicts in (one[name], other[name])]
+        found[name] = compare_refusals(*refused, seed=seed)
+    return found
 
 
 def samples(
@@ -139,6 +161,17 @@ def samples(
             key = prompt.prompt.id
             found.append(Sample(key, kind, prompt.prompt.text, base_responses[key].text, edited_responses[key].text))
     return tuple(found)
+
+
+def _verdict_sets(measurement: Measurement) -> dict[str, tuple[Verdict, ...]]:
+    n_harmful, n_borderline = measurement.refusals.n, measurement.false_refusals.n
+    found = {
+        "refusals": measurement.verdicts[:n_harmful],
+        "false_refusals": measurement.safe_verdicts[:n_borderline],
+        "harmless_refusals": measurement.safe_verdicts[n_borderline:],
+        "contrast_refusals": measurement.verdicts[n_harmful:],
+    }
+    return {name: verdicts for name, verdicts in found.items() if verdicts}
 
 
 def _refuses_for_certain(detector: Detector) -> Callable[[str], bool]:
@@ -167,8 +200,7 @@ def _diverge(
     subject: Subject, base: Subject, sets: EvaluationSets, sequence_tokens: int | None, batch_tokens: int
 ) -> Divergence:
     if base is subject:
-        zeros = (0.0,) * len(sets.harmless)
-        return Divergence(0.0, 0.0, zeros, zeros)
+        return no_divergence(len(sets.harmless))
     continuations = _continuations(base, sets, sequence_tokens)
     return measure_divergence(base, subject, sets.harmless, continuations, batch_tokens=batch_tokens)
 

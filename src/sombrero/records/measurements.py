@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 VerdictLabel = Literal["refusal", "answer", "empty", "degenerate"]
 
@@ -45,13 +45,48 @@ class Proportion:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How the values of single prompts lie around their mean, in their unit.
+
+    median, q90, q95: quantiles, linear between two values; infinite where the upper one is. low, high: the percentile
+    bootstrap 95% interval of the mean; None where there is none, with one prompt or an infinite value. infinite: how
+    many values are.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_inf_nan": "strings"}
+
+    median: float
+    q90: float
+    q95: float
+    low: float | None
+    high: float | None
+    infinite: int
+
+
+@dataclass(frozen=True)
 class Divergence:
-    """KL(base || edited) in nats, float32, full vocabulary; means, with the value of every prompt."""
+    """KL(base || edited) in nats, float32, full vocabulary; means, with the value of every prompt.
+
+    A value is infinite where the edited model excludes a token that the base model does not; on disk it is "Infinity".
+    first_token_agreement: share of the prompts whose most likely first token is the same in both models.
+    sequence_agreement: mean over the prompts of the share of positions of the continuation where it is. by_position:
+    mean KL at each position of the continuation, over the ``n_by_position`` prompts whose continuation is that long.
+    What a record from before these fields does not know is None, or empty.
+    """
+
+    # a number that JSON has none for must survive being written and read; a class variable, as records know no pydantic
+    __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_inf_nan": "strings"}
 
     first_token: float
     sequence: float
     first_token_by_prompt: tuple[float, ...] = field(repr=False)
     sequence_by_prompt: tuple[float, ...] = field(repr=False)
+    first_token_spread: Spread | None = None
+    sequence_spread: Spread | None = None
+    first_token_agreement: float | None = None
+    sequence_agreement: float | None = None
+    by_position: tuple[float, ...] = field(default=(), repr=False)
+    n_by_position: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,13 +94,23 @@ class Coherence:
     """Of the edited model's answers to harmless prompts.
 
     perplexity: under the base model, per token. repetition: mean share of repeated 4-grams. empty, degenerate: counts.
+    distinct_1, distinct_2, distinct_3: different token 1-, 2- and 3-grams over all answers, divided by the number of
+    tokens (Li et al. 2016, arXiv 1510.03055): compare it on the same prompts alone, as it falls with the amount of
+    text. loops: answers that end in a loop. mean_tokens: mean length. None in a record from before these fields.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_inf_nan": "strings"}  # perplexity, as a Divergence
 
     perplexity: float
     repetition: float
     empty: int
     degenerate: int
     n: int
+    distinct_1: float | None = None
+    distinct_2: float | None = None
+    distinct_3: float | None = None
+    loops: int | None = None
+    mean_tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +119,7 @@ class Measurement:
 
     refusals: on harmful prompts. false_refusals: on borderline-safe prompts. harmless_refusals: on plain harmless ones.
     contrast_refusals: on short harmful contrasts, where there are any. verdicts: of the harmful prompts, then of the
-    contrasts.
+    contrasts. safe_verdicts: of the borderline prompts, then of the harmless ones; empty in a record from before it.
     """
 
     refusals: Proportion
@@ -85,6 +130,43 @@ class Measurement:
     coherence: Coherence
     verdicts: tuple[Verdict, ...] = field(repr=False)
     contrast_refusals: Proportion | None = None
+    safe_verdicts: tuple[Verdict, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class PairedRefusals:
+    """Refusals of a base and an edited model on the same prompts.
+
+    both, base_only, edited_only, neither: counts of prompts. difference: edited − base, as a share of the prompts; low,
+    high: its paired bootstrap 95% interval, None with one prompt. p_value: McNemar's exact test, two-sided.
+    """
+
+    both: int
+    base_only: int
+    edited_only: int
+    neither: int
+    difference: float
+    low: float | None
+    high: float | None
+    p_value: float
+
+    @property
+    def n(self) -> int:
+        """How many prompts both models answered."""
+        return self.both + self.base_only + self.edited_only + self.neither
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One metric of one task of lm-evaluation-harness; stderr None where the task gives none. n: samples scored."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    higher_is_better: bool | None
+    version: str
 
 
 @dataclass(frozen=True)

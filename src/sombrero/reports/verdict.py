@@ -15,7 +15,7 @@ SHARES: tuple[tuple[str, str], ...] = (
     ("harmless_refusals", "Refusals on plain harmless prompts"),
     ("contrast_refusals", "Refusals on short harmful contrasts"),
 )
-_Reader = Callable[[Measurement], float]
+_Reader = Callable[[Measurement], float | None]
 DIVERGENCES: tuple[tuple[str, _Reader], ...] = (
     ("KL from the base, first token (nats)", lambda m: m.kl.first_token),
     ("KL from the base, per token of an answer (nats)", lambda m: m.kl.sequence),
@@ -23,6 +23,8 @@ DIVERGENCES: tuple[tuple[str, _Reader], ...] = (
 COHERENCE: tuple[tuple[str, _Reader], ...] = (
     ("Perplexity of harmless answers, under the base", lambda m: m.coherence.perplexity),
     ("Repeated 4-grams in harmless answers (mean share)", lambda m: m.coherence.repetition),
+    ("Distinct bigrams over all tokens of them (distinct-2)", lambda m: m.coherence.distinct_2),
+    ("Their mean length (tokens)", lambda m: m.coherence.mean_tokens),
     ("Empty harmless answers", lambda m: m.coherence.empty),
     ("Degenerate harmless answers", lambda m: m.coherence.degenerate),
 )

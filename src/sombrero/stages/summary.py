@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sombrero.evaluation import paired_refusals
 from sombrero.records import (
+    Divergence,
     EditParameters,
     Effect,
     LayerAccounting,
@@ -47,13 +50,18 @@ def summarize(
         "model": {"source": handle.source, "revision": handle.revision, "class": type(handle.model).__name__},
         "goal": settings.goal,
         "base": figures(effect.base),
-        "edited": figures(chosen.measurement),
-        "baked": figures(verification.measurement),
+        "edited": figures(chosen.measurement, effect.base),
+        "baked": figures(verification.measurement, effect.base),
+        "paired": {
+            "edited": paired(effect.base, chosen.measurement),
+            "baked": paired(effect.base, verification.measurement),
+        },
         **({"kept": kept} if kept else {}),
         "constraints": summarize_constraints(scores, effect.chosen, settings),
         "edit": describe_edit(chosen.parameters, edit) | {"trial": chosen.number},
         "finalists": [
-            {"trial": f.number, "parameters": asdict(f.parameters)} | figures(f.measurement) for f in effect.finalists
+            {"trial": f.number, "parameters": asdict(f.parameters)} | figures(f.measurement, effect.base)
+            for f in effect.finalists
         ],
         "trials": {
             state: sum(score.state == state for score in scores) for state in ("generated", "screened", "failed")
@@ -76,18 +84,54 @@ def summarize(
     }
 
 
-def figures(measurement: Measurement) -> dict[str, Any]:
-    """One model's figures, as they stand in ``base``, ``edited`` and ``baked``."""
-    kl, contrast = measurement.kl, measurement.contrast_refusals
+def figures(measurement: Measurement, base: Measurement | None = None) -> dict[str, Any]:
+    """One model's figures, as they stand in ``base``, ``edited`` and ``baked``.
+
+    ``base`` gives what its answers are as long as; without it, ``length_ratio`` is null.
+    """
+    contrast = measurement.contrast_refusals
     return {
         "refusals": proportion(measurement.refusals),
         "false_refusals": proportion(measurement.false_refusals),
         "harmless_refusals": proportion(measurement.harmless_refusals),
         **({} if contrast is None else {"contrast_refusals": proportion(contrast)}),
         "labels": dict(measurement.labels),
-        "kl": {"first_token": kl.first_token, "sequence": kl.sequence} if kl else None,
-        "coherence": asdict(measurement.coherence),
+        "kl": divergence(measurement.kl) if measurement.kl else None,
+        "coherence": coherence(measurement, base),
     }
+
+
+def divergence(kl: Divergence) -> dict[str, Any]:
+    """Means, spreads, agreement and place of the divergence, without the values of single prompts.
+
+    An infinite value is null; ``infinite`` of the spread counts the prompts that have one.
+    """
+    found = asdict(kl)
+    return {name: _finite(value) for name, value in found.items() if not name.endswith("by_prompt")}
+
+
+def coherence(measurement: Measurement, base: Measurement | None) -> dict[str, Any]:
+    """The record, with the share of answers that loop and their mean length over that of the base model's answers."""
+    own = measurement.coherence
+    loop_rate = None if own.loops is None else own.loops / own.n
+    lengths = (own.mean_tokens, base.coherence.mean_tokens) if base else (None, None)
+    ratio = lengths[0] / lengths[1] if lengths[0] is not None and lengths[1] else None
+    found: dict[str, Any] = _finite(asdict(own))
+    return found | {"loop_rate": loop_rate, "length_ratio": ratio}
+
+
+def paired(base: Measurement, edited: Measurement) -> dict[str, Any]:
+    """Refusals of two models prompt by prompt, for every set that both have verdicts of."""
+    return {name: asdict(value) for name, value in paired_refusals(base, edited).items()}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def proportion(value: Proportion) -> dict[str, float]:
