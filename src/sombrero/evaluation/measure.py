@@ -9,14 +9,12 @@ from typing import Literal, get_args
 
 from sombrero.errors import PromptError, UsageError
 from sombrero.evaluation.coherence import measure_coherence
-from sombrero.evaluation.detectors import Detector
+from sombrero.evaluation.detectors import Detector, is_refusal, refusal_share
 from sombrero.evaluation.divergence import base_continuations, measure_divergence
 from sombrero.evaluation.generate import generate
-from sombrero.evaluation.statistics import wilson
 from sombrero.records import (
     Divergence,
     Measurement,
-    Proportion,
     RenderedPrompt,
     Response,
     Sample,
@@ -104,23 +102,23 @@ def measure(
 
     with subject() as handle:
         harmful = answer((*sets.harmful, *sets.contrast), None if keep_harmful else _refuses_for_certain(detector))
-        every = _judge(detector, harmful)
+        every = _judge(detector, (*sets.harmful, *sets.contrast), harmful)
         kept = harmful if keep_harmful else ()
         del harmful
         harmless = answer(sets.harmless)
         cut = None if keep_harmful else detector.settled
         borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
     verdicts, contrast = every[: len(sets.harmful)], every[len(sets.harmful) :]
-    harmless_verdicts = _judge(detector, harmless)
+    harmless_verdicts = _judge(detector, sets.harmless, harmless)
     measurement = Measurement(
-        refusals=_refusals(verdicts),
-        false_refusals=_refusals(_judge(detector, borderline)),
-        harmless_refusals=_refusals(harmless_verdicts),
+        refusals=refusal_share(verdicts),
+        false_refusals=refusal_share(_judge(detector, sets.borderline, borderline)),
+        harmless_refusals=refusal_share(harmless_verdicts),
         labels=_count_labels(verdicts),
         kl=_diverge(subject, base, sets, sequence_tokens, batch_tokens),
         coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
         verdicts=every,
-        contrast_refusals=_refusals(contrast) if contrast else None,
+        contrast_refusals=refusal_share(contrast) if contrast else None,
     )
     return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
 
@@ -145,17 +143,13 @@ def _refuses_for_certain(detector: Detector) -> Callable[[str], bool]:
     """A refusal stays one whatever follows; anything else is read to its end, as it may still loop or break down."""
 
     def certain(text: str) -> bool:
-        return detector.settled(text) and detector.judge(Response("", text, (), "settled")).label == "refusal"
+        return detector.settled(text) and is_refusal(detector, text)
 
     return certain
 
 
-def _judge(detector: Detector, responses: Sequence[Response]) -> tuple[Verdict, ...]:
-    return tuple(detector.judge(response) for response in responses)
-
-
-def _refusals(verdicts: Sequence[Verdict]) -> Proportion:
-    return wilson(sum(verdict.label == "refusal" for verdict in verdicts), len(verdicts))
+def _judge(detector: Detector, prompts: Sequence[RenderedPrompt], responses: Sequence[Response]) -> tuple[Verdict, ...]:
+    return detector.judge_all([rendered.prompt for rendered in prompts], responses)
 
 
 def _count_labels(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from sombrero.evaluation import (
     EvaluationSets,
     first_token_log_probs,
     measure,
+    refusal_share,
     refusal_tokens,
     samples,
 )
@@ -95,7 +96,7 @@ def search(
     )
     rate = baseline.refusals.rate
     if calibration is not None:
-        rate = sum(v.label == "refusal" for v in calibration.borderline) / len(calibration.borderline)
+        rate = refusal_share(calibration.borderline).rate
     goal = settings.search.goal
     if space is None:
         n_layers = max(writer.layer for writer in session.writers) + 1
