@@ -95,6 +95,7 @@ def classifier(setup: DetectorSetup) -> Detector:
 
 
 def _load(source: str, device: str) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from sombrero.models import resolve_device
@@ -102,7 +103,7 @@ def _load(source: str, device: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, truncation_side="right")
         model, loaded = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"the classifier {source!r} cannot be loaded: {error}; give the folder or hub id of a sequence classifier "
             "with its tokenizer"

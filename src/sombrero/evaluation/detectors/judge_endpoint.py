@@ -73,7 +73,7 @@ class Endpoint:
             ) from error
         self.model, self.base_url = model, base_url
         self._key = api_key
-        self._errors = openai.APIError
+        self._errors = openai.OpenAIError
         self._pacer = Pacer(per_minute)
         self._client = openai.OpenAI(
             base_url=base_url,
