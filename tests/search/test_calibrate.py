@@ -135,14 +135,14 @@ def test_what_nobody_could_judge_is_neither_kept_nor_lost(made: tuple[Planned, T
     _, bench = made
 
     class Unsure(MarkerDetector):
-        unsure = {bench.true[0].prompt.id}
+        unsure = (bench.true[0].prompt.id,)
 
         def judge(self, response: Response) -> Verdict:
             verdict = super().judge(response)
             return replace(verdict, label="unknown") if response.prompt_id in self.unsure else verdict
 
     class Silent(Unsure):
-        unsure = {rendered.prompt.id for rendered in bench.true}
+        unsure = tuple(rendered.prompt.id for rendered in bench.true)
 
     screened = screen(bench, 0, parameters("guarded", strength=3.0))
     found = count_lost(replace(bench, detector=Unsure(MARKERS)), screened)

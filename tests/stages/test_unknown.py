@@ -51,7 +51,7 @@ def test_what_is_unanswered_is_so_by_a_verdict() -> None:
 
 def test_a_comparison_in_pairs_needs_every_verdict() -> None:
     assert measured_front(measured("ra"), Searched("som", 0, (), ())).unanswered.tolist() == [[1.0, 0.0]]
-    with pytest.raises(RunError, match="1 reporting prompts have no verdict .*'harmful1'"):
+    with pytest.raises(RunError, match=r"1 reporting prompts have no verdict .*'harmful1'"):
         measured_front(measured("ru"), Searched("som", 0, (), ()))
 
 
