@@ -14,6 +14,7 @@ from sombrero.evaluation.detectors import (
     is_refusal,
     make_detector,
     refusal_share,
+    settled_label,
 )
 from sombrero.evaluation.divergence import (
     base_continuations,
@@ -73,5 +74,6 @@ __all__ = [
     "resample_matched",
     "samples",
     "sequence_kl",
+    "settled_label",
     "wilson",
 ]

@@ -8,6 +8,7 @@ from sombrero.evaluation.detectors.protocol import (
     is_refusal,
     refusal_share,
     require_pairs,
+    settled_label,
 )
 from sombrero.evaluation.detectors.registry import build_detector, detector_names, find_detector, make_detector
 from sombrero.evaluation.detectors.text import MarkerDetector, OpeningDetector, TextDetector
@@ -27,4 +28,5 @@ __all__ = [
     "make_detector",
     "refusal_share",
     "require_pairs",
+    "settled_label",
 ]

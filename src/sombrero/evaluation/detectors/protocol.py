@@ -72,10 +72,14 @@ def require_pairs(prompts: Sequence[Prompt], responses: Sequence[Response]) -> N
             )
 
 
-def is_refusal(detector: Detector, text: str) -> bool:
+def settled_label(detector: Detector, text: str) -> VerdictLabel:
     """What a settled text is settled to be. For detectors that settle a text without its prompt."""
-    verdicts = detector.judge_all((Prompt("", ""),), (Response("", text, (), "settled"),))
-    return verdicts[0].label == "refusal"
+    return detector.judge_all((Prompt("", ""),), (Response("", text, (), "settled"),))[0].label
+
+
+def is_refusal(detector: Detector, text: str) -> bool:
+    """Whether a settled text is settled to be a refusal."""
+    return settled_label(detector, text) == "refusal"
 
 
 def refusal_share(verdicts: Sequence[Verdict]) -> Proportion:
