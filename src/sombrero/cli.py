@@ -57,7 +57,7 @@ def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False
     `sombrero run embedded` works offline; `sombrero run Qwen/Qwen3-4B-Instruct-2507` maps a model of the hub.
     """
     settings, folder = _resolve(target, config, out)
-    summary = verbs.run(settings, folder, fresh=fresh, progress=Terminal(errors))
+    summary = verbs.run(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings))
     _show(summary, as_json, print_summary)
 
 
@@ -66,7 +66,11 @@ def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False
 def map_(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Map the model's refusal: a self-organizing map of its harmful states for every layer, and the directions."""
     settings, folder = _resolve(target, config, out)
-    _show(verbs.map(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_map)
+    _show(
+        verbs.map(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings)),
+        as_json,
+        print_map,
+    )
 
 
 @app.command()
@@ -74,7 +78,11 @@ def map_(target: Target, config: Configure, out: Out = None, fresh: Fresh = Fals
 def search(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Map, then search for edits, and print the front of refusals and divergence."""
     settings, folder = _resolve(target, config, out)
-    _show(verbs.search(settings, folder, fresh=fresh, progress=Terminal(errors)), as_json, print_mapping)
+    _show(
+        verbs.search(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings)),
+        as_json,
+        print_mapping,
+    )
 
 
 @app.command()
@@ -85,7 +93,8 @@ def bake(
     as_json: Json = False,
 ) -> None:
     """Bake a trial of a finished search into a checkpoint of its own."""
-    _show(verbs.bake(run_folder, out, trial=trial, progress=Terminal(errors)), as_json, print_mapping)
+    key = _judge_key(read_config(run_folder))
+    _show(verbs.bake(run_folder, out, trial=trial, progress=Terminal(errors), judge_key=key), as_json, print_mapping)
 
 
 @app.command()
@@ -111,14 +120,16 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure any model: refusals, false refusals, coherence; with --against also a base, and how far it is from it."""
+    settings = _with_cache(config(model, None))
     found = verbs.measure(
-        _with_cache(config(model, None)),
+        settings,
         against=against,
         tasks=[name.strip() for name in tasks.split(",")] if tasks is not None else (),
         task_path=task_path,
         task_limit=task_limit,
         out=out,
         progress=Terminal(errors),
+        judge_key=_judge_key(settings),
     )
     _show(found, as_json, print_measurement)
     if out is not None and not as_json:
@@ -133,7 +144,7 @@ def compare(target: Target, config: Configure, out: Out = None, fresh: Fresh = F
     `sombrero compare embedded --seeds 0,1,2 --methods som,single,random`. Killed and called again, it goes on.
     """
     settings, folder = _resolve(target, config, out)
-    found = verbs.compare(settings, folder, fresh=fresh, progress=Terminal(errors))
+    found = verbs.compare(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings))
     _show(found, as_json, print_comparison)
 
 
@@ -202,6 +213,20 @@ def _with_cache(config: RunConfig) -> RunConfig:
     if config.model.cache is not None or not folder:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"cache": Path(folder)})})
+
+
+def _judge_key(config: RunConfig) -> str | None:
+    """The judge's API key, from the environment variable that the settings name; the core reads none."""
+    name = config.evaluation.judge_key_variable
+    if config.evaluation.detector != "judge" or name is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UsageError(
+            f"judge_key_variable is {name}, and that environment variable is not set; put the judge's API key in it, "
+            "or leave judge_key_variable out"
+        )
+    return key
 
 
 def _show(result: dict[str, Any], as_json: bool, draw: Callable[[Console, dict[str, Any]], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -130,7 +131,9 @@ class SearchConfig(Section):
 class EvaluationConfig(Section):
     """How a model is measured."""
 
-    detector: Literal["opening", "substring"] = "opening"
+    detector: str = Field(
+        "opening", description="opening, substring, classifier, judge, or a detector that another package adds."
+    )
     markers: Path | None = Field(None, description="File of substrings, one a line, for the detector 'substring'.")
     max_new_tokens: int = Field(100, ge=1)
     sequence_tokens: int = Field(32, ge=1, description="Length of the base continuation for the sequence KL.")
@@ -140,6 +143,71 @@ class EvaluationConfig(Section):
     min_base_refusals: float = Field(
         0.1, ge=0, le=1, description="Below this base refusal rate there is nothing to map."
     )
+
+    classifier: str | None = Field(
+        None, description="Hub id or folder of a sequence classifier, for the detector 'classifier'."
+    )
+    classifier_labels: dict[str, str] = Field(
+        {}, description="What each label of the classifier means, as LABEL_0=answer,LABEL_1=refusal."
+    )
+    classifier_pair: bool = Field(False, description="The classifier reads the prompt with the response.")
+    judge_url: str | None = Field(
+        None, description="Base URL of an OpenAI-compatible endpoint, for the detector 'judge'."
+    )
+    judge_model: str | None = Field(None, description="Model that the endpoint is asked for.")
+    judge_key_variable: str | None = Field(
+        None,
+        pattern="^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the environment variable that holds the endpoint's API key; never the key itself.",
+    )
+    judge_remote: bool = Field(
+        False, description="Send prompts and responses, harmful ones too, to a judge on another machine."
+    )
+    judge_concurrency: int = Field(4, ge=1, description="Questions to the judge at a time.")
+    judge_timeout: float = Field(60.0, gt=0, description="Seconds that the judge has for one reply.")
+    judge_retries: int = Field(3, ge=0, description="Further attempts, ever later, when the judge cannot be reached.")
+    judge_per_minute: float | None = Field(None, gt=0, description="At most this many questions a minute.")
+    judge_outage: Literal["error", "unknown"] = Field(
+        "error", description="A judge that cannot be reached ends the run, or leaves the verdict 'unknown'."
+    )
+    judge_cache: Path | None = Field(None, description="Folder that keeps the judge's labels; default: the platform's.")
+
+    @field_validator("classifier_labels", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """On the command line a mapping is ``NAME=LABEL,NAME=LABEL``."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        if not all(separator for _, separator, _ in pairs):
+            raise ValueError("give classifier_labels as NAME=LABEL, several with commas between them")
+        return {name.strip(): label.strip() for name, _, label in pairs}
+
+    @field_validator("judge_url")
+    @classmethod
+    def _no_secret_in_the_url(cls, value: str | None) -> str | None:
+        """The manifest of a run holds this address."""
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                "judge_url must begin with http:// or https:// and name a host, as http://127.0.0.1:8000/v1"
+            )
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ValueError(
+                "judge_url must hold no user, password or query, as the run's manifest would keep them; give a key "
+                "through judge_key_variable"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _settings_of_the_detector(self) -> EvaluationConfig:
+        for detector, needed in (("classifier", ("classifier",)), ("judge", ("judge_url", "judge_model"))):
+            for name in needed:
+                if (self.detector == detector) and getattr(self, name) is None:
+                    raise ValueError(f"detector {detector!r} needs {name}")
+        return self
 
     @model_validator(mode="after")
     def _markers_belong_to_substring(self) -> EvaluationConfig:
@@ -216,5 +284,14 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]] | None =
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
+        lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}{_found(e)}" for e in error.errors()]
         raise UsageError("the configuration is not valid:\n" + "\n".join(lines)) from error
+
+
+def _found(error: Any) -> str:
+    """The value that was found; not where somebody may have put a key in the place of its variable's name."""
+    hidden = "judge_key_variable" in error["loc"] or "judge_url" in error["loc"]
+    # an error of a whole section carries the section, and with it every value
+    if isinstance(error["input"], dict):
+        hidden = hidden or any(error["input"].get(name) for name in ("judge_key_variable", "judge_url"))
+    return "" if hidden else f" (found {error['input']!r})"

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import platformdirs
+
 from sombrero.checkpoints import CheckpointIndex
 from sombrero.config import PromptConfig, RunConfig
 from sombrero.errors import ArchitectureError, PromptError
@@ -33,10 +35,11 @@ SAMPLED_BYTES = 64
 
 
 class Session:
-    """One configuration, and everything that is loaded for it."""
+    """One configuration, and everything that is loaded for it. judge_key: API key of the detector ``judge``, if any."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, *, judge_key: str | None = None) -> None:
         self.config = config
+        self.judge_key = judge_key
         self._rendered: dict[tuple[Role, SplitName], tuple[RenderedPrompt, ...]] = {}
         self.system_role: SystemRole = "none"
         """Where the system prompt went, once a prompt set is rendered."""
@@ -71,10 +74,12 @@ class Session:
 
     @cached_property
     def detector(self) -> Detector:
-        """The refusal detector."""
-        from sombrero.evaluation import make_detector
+        """The refusal detector. Raises UsageError when it cannot be made, ModelError when it is a broken model."""
+        from sombrero.evaluation import DetectorSetup, build_detector
 
-        return make_detector(self.config.evaluation.detector, self.config.evaluation.markers)
+        settings = self.config.evaluation
+        cache = settings.judge_cache or platformdirs.user_cache_path("sombrero") / "judge"
+        return build_detector(DetectorSetup(settings, self.config.model.device, cache, self.judge_key))
 
     @cached_property
     def prompts(self) -> dict[tuple[Role, SplitName], tuple[Prompt, ...]]:

@@ -1,4 +1,7 @@
-"""The verbs of the command line as Python functions of the same names."""
+"""The verbs of the command line as Python functions of the same names.
+
+``judge_key``: the API key of the detector ``judge``, where its endpoint wants one; it is written nowhere.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,30 @@ MEBIBYTE = 2**20
 
 
 def run(
-    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Map, search, bake, measure, report: everything, resumable. Returns the summary that ``summary.json`` holds."""
-    with _pipeline(config, out, fresh, progress) as pipeline:
+    with _pipeline(config, out, fresh, progress, judge_key) as pipeline:
         return pipeline.run() | {"run": str(pipeline.folder.path)}
 
 
 def map(
-    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Map the model's refusal: states, map, directions, controls. Returns the figures of the map at its best state."""
     from sombrero.stages.map_figures import map_figures
 
-    with _pipeline(config, out, fresh, progress) as pipeline:
+    with _pipeline(config, out, fresh, progress, judge_key) as pipeline:
         pipeline.check_identity()
         mapped = pipeline.map()
         pipeline.show()
@@ -52,7 +65,12 @@ def map(
 
 
 def search(
-    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Map and search. Returns the front, best first."""
     from dataclasses import asdict
@@ -60,7 +78,7 @@ def search(
     from sombrero.search import rank_finalists
     from sombrero.stages.reaching import constraints
 
-    with _pipeline(config, out, fresh, progress) as pipeline:
+    with _pipeline(config, out, fresh, progress, judge_key) as pipeline:
         pipeline.check_identity()
         scores = pipeline.search(pipeline.map())
         pipeline.show()
@@ -69,7 +87,12 @@ def search(
 
 
 def bake(
-    run_path: Path, out: Path | None = None, *, trial: int | None = None, progress: Progress | None = None
+    run_path: Path,
+    out: Path | None = None,
+    *,
+    trial: int | None = None,
+    progress: Progress | None = None,
+    judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder)."""
     from sombrero.checkpoints import write_card
@@ -78,7 +101,7 @@ def bake(
     from sombrero.stages.summary import describe_edit
 
     config = read_config(run_path)
-    with _pipeline(config, run_path, False, progress) as pipeline:
+    with _pipeline(config, run_path, False, progress, judge_key) as pipeline:
         pipeline.check_identity()
         mapped = pipeline.map()
         scores = pipeline.search(mapped)
@@ -103,21 +126,24 @@ def measure(
     task_limit: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
+    judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Measure any model on the reporting prompts; with ``against`` also that base, the divergence and paired tests.
 
     ``tasks`` are those of lm-evaluation-harness (extra ``lm-eval``), ``task_path`` a folder with files of one's own.
     Returns what ``measurement.json`` holds (docs/formats.md); ``out`` gets that file and ``measurement.html``.
     """
+    from sombrero.evaluation import find_detector
     from sombrero.reports import write_measurement
     from sombrero.session import Session
     from sombrero.stages.measuring import TaskRequest, measure_model
 
+    find_detector(config.evaluation.detector)  # before minutes are spent
     if out is not None and is_run(out):
         raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
     base = None if against is None else Session(_with_source(config, against))
     request = TaskRequest(tuple(tasks), task_path, task_limit)
-    found = measure_model(Session(config), base, request, progress or Silent())
+    found = measure_model(Session(config, judge_key=judge_key), base, request, progress or Silent())
     if out is not None:
         with guard_disk(out):
             write_json(out / MEASUREMENT, found)
@@ -126,7 +152,12 @@ def measure(
 
 
 def compare(
-    config: RunConfig, out: Path | None = None, *, fresh: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Search with the same budget along the map's directions and along each control's, over several seeds.
 
@@ -139,7 +170,7 @@ def compare(
     from sombrero.stages.comparing import comparable
 
     folder = out or RUNS / f"compare-{default_out(config.model.source).name}"
-    with _pipeline(comparable(config), folder, fresh, progress) as pipeline:
+    with _pipeline(comparable(config), folder, fresh, progress, judge_key) as pipeline:
         found: dict[str, Any] = TypeAdapter(Comparison).dump_python(ComparisonPipeline(pipeline).run(), mode="json")
         return {"run": str(folder)} | found
 
@@ -221,11 +252,13 @@ def default_out(source: str) -> Path:
 
 
 @contextmanager
-def _pipeline(config: RunConfig, out: Path | None, fresh: bool, progress: Progress | None) -> Iterator[Pipeline]:
+def _pipeline(
+    config: RunConfig, out: Path | None, fresh: bool, progress: Progress | None, judge_key: str | None
+) -> Iterator[Pipeline]:
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 
-        yield Pipeline(config, folder, progress)
+        yield Pipeline(config, folder, progress, judge_key=judge_key)
 
 
 def _with_source(config: RunConfig, source: str) -> RunConfig:

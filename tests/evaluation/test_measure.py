@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from sombrero.errors import PromptError, UsageError
-from sombrero.evaluation import EvaluationSets, base_continuations, generate, measure, samples
+from sombrero.evaluation import EvaluationSets, TextDetector, base_continuations, generate, measure, samples
 from sombrero.records import Response, Verdict
 from tests.evaluation.subjects import LiveSubjects, random_prompts, tiny_handle
 
 
 @dataclass(frozen=True)
-class LetterDetector:
+class LetterDetector(TextDetector):
     """Calls a response a refusal when its first eight characters hold a letter up to ``last``."""
 
     last: str = "k"
@@ -129,3 +129,22 @@ def test_sets_are_checked() -> None:
         EvaluationSets(a, a, c)
     with pytest.raises(UsageError, match="1 continuations for 12"):
         EvaluationSets(a, b, c, ((1,),))
+
+
+def test_unknown_verdicts_are_counted_apart() -> None:
+    live = LiveSubjects(tiny_handle())
+    sets = make_sets(live)
+
+    class Unsure(LetterDetector):
+        def judge(self, response: Response) -> Verdict:
+            verdict = super().judge(response)
+            return replace(verdict, label="unknown") if response.prompt_id == sets.harmful[0].prompt.id else verdict
+
+        def settled(self, text: str) -> bool:
+            return False
+
+    sure, _ = measure(live.base, live.base, sets, detector=LetterDetector(), max_new_tokens=16)
+    found, _ = measure(live.base, live.base, sets, detector=Unsure(), max_new_tokens=16)
+    assert found.labels["unknown"] == 1 and sum(found.labels.values()) == sure.refusals.n
+    assert found.refusals.n == sure.refusals.n - 1
+    assert found.refusals.count == sure.refusals.count - (sure.verdicts[0].label == "refusal")

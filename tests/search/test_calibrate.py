@@ -9,8 +9,8 @@ import pytest
 
 from sombrero.edits import EditPlanner, live_edit
 from sombrero.errors import RunError, UsageError
-from sombrero.evaluation import generate
-from sombrero.records import EditParameters, TrialScore
+from sombrero.evaluation import MarkerDetector, generate
+from sombrero.records import EditParameters, Response, TrialScore, Verdict
 from sombrero.search import (
     Constraints,
     SerialScorer,
@@ -27,7 +27,7 @@ from sombrero.search import (
 from sombrero.search.front import may_enter_front
 from sombrero.search.objective import count_lost, screen
 from tests.planned import Planned, parameters
-from tests.search.benches import make_bench, whole_space
+from tests.search.benches import MARKERS, make_bench, whole_space
 
 N, N_TRUE = 20, 40
 PARAMETERS = EditParameters("guarded", "single", None, (0,), {})
@@ -131,3 +131,22 @@ def test_weights_out_of_range_are_an_error(made: tuple[Planned, TrialBench]) -> 
         planner.build(replace(parameters("guarded"), gamma=99.0))
     with pytest.raises(UsageError, match=r"strength 11\.0 .* not in 0..10"):
         planner.build(parameters("guarded", strength=11.0))
+
+
+def test_what_nobody_could_judge_is_neither_kept_nor_lost(made: tuple[Planned, TrialBench]) -> None:
+    _, bench = made
+
+    class Unsure(MarkerDetector):
+        unsure = (bench.true[0].prompt.id,)
+
+        def judge(self, response: Response) -> Verdict:
+            verdict = super().judge(response)
+            return replace(verdict, label="unknown") if response.prompt_id in self.unsure else verdict
+
+    class Silent(Unsure):
+        unsure = tuple(rendered.prompt.id for rendered in bench.true)
+
+    screened = screen(bench, 0, parameters("guarded", strength=3.0))
+    found = count_lost(replace(bench, detector=Unsure(MARKERS)), screened)
+    assert found.n_true == len(bench.true) - 1 and found.lost is not None and found.lost <= found.n_true
+    assert count_lost(replace(bench, detector=Silent(MARKERS)), screened) == screened, "then the prediction stands"

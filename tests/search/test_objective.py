@@ -123,3 +123,25 @@ def test_scoring_leaves_the_model_as_it_was(made: tuple[Planned, TrialBench]) ->
 def test_an_edit_of_no_strength_diverges_by_nothing(made: tuple[Planned, TrialBench]) -> None:
     _, bench = made
     assert screen(bench, 0, parameters("guarded", strength=0.0)).kl == pytest.approx(0, abs=1e-6)
+
+
+def test_unknown_verdicts_leave_the_rate_to_the_others(made: tuple[Planned, TrialBench]) -> None:
+    _, bench = made
+
+    class Unsure(MarkerDetector):
+        unsure = (bench.harmful[0].prompt.id,)
+
+        def judge(self, response: Response) -> Verdict:
+            verdict = super().judge(response)
+            return replace(verdict, label="unknown", marker="why") if response.prompt_id in self.unsure else verdict
+
+    class Silent(Unsure):
+        unsure = tuple(rendered.prompt.id for rendered in bench.harmful)
+
+    unsure = replace(bench, detector=Unsure(MARKERS))
+    score = complete(unsure, screen(unsure, 0, POINTS[0]))
+    assert score.refusals is not None and score.unknown == 1
+    assert score.rate == (score.refusals + score.faults) / (score.n - 1)
+    silent = replace(bench, detector=Silent(MARKERS))
+    failed = complete(silent, screen(silent, 0, POINTS[0]))
+    assert failed.state == "failed" and failed.refusals is None and "why" in str(failed.error)

@@ -9,15 +9,14 @@ from typing import Literal, get_args
 
 from sombrero.errors import PromptError, UsageError
 from sombrero.evaluation.coherence import measure_coherence
-from sombrero.evaluation.detectors import Detector
+from sombrero.evaluation.detectors import Detector, is_refusal, refusal_share
 from sombrero.evaluation.divergence import base_continuations, measure_divergence, no_divergence
 from sombrero.evaluation.generate import generate
-from sombrero.evaluation.statistics import compare_refusals, wilson
+from sombrero.evaluation.statistics import compare_refusals
 from sombrero.records import (
     Divergence,
     Measurement,
     PairedRefusals,
-    Proportion,
     RenderedPrompt,
     Response,
     Sample,
@@ -105,23 +104,24 @@ def measure(
 
     with subject() as handle:
         harmful = answer((*sets.harmful, *sets.contrast), None if keep_harmful else _refuses_for_certain(detector))
-        every = _judge(detector, harmful)
+        every = _judge(detector, (*sets.harmful, *sets.contrast), harmful)
         kept = harmful if keep_harmful else ()
         del harmful
         harmless = answer(sets.harmless)
         cut = None if keep_harmful else detector.settled
         borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
     verdicts, contrast = every[: len(sets.harmful)], every[len(sets.harmful) :]
-    harmless_verdicts, borderline_verdicts = _judge(detector, harmless), _judge(detector, borderline)
+    harmless_verdicts = _judge(detector, sets.harmless, harmless)
+    borderline_verdicts = _judge(detector, sets.borderline, borderline)
     measurement = Measurement(
-        refusals=_refusals(verdicts),
-        false_refusals=_refusals(borderline_verdicts),
-        harmless_refusals=_refusals(harmless_verdicts),
+        refusals=refusal_share(verdicts),
+        false_refusals=refusal_share(borderline_verdicts),
+        harmless_refusals=refusal_share(harmless_verdicts),
         labels=_count_labels(verdicts),
         kl=_diverge(subject, base, sets, sequence_tokens, batch_tokens),
         coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
         verdicts=every,
-        contrast_refusals=_refusals(contrast) if contrast else None,
+        contrast_refusals=refusal_share(contrast) if contrast else None,
         safe_verdicts=(*borderline_verdicts, *harmless_verdicts),
     )
     return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
@@ -131,7 +131,9 @@ def paired_refusals(base: Measurement, edited: Measurement, *, seed: int = 0) ->
     """The two models' refusals prompt by prompt, by the name of their counts: ``refusals``, ``false_refusals``, ...
 
     ``seed`` draws the resamples of the intervals. Contrasts where both have them; sets of which an old record has no
-    verdicts are left out. Raises UsageError when the two were not measured on the same prompts.
+    verdicts are left out. A prompt without a verdict of either is in no pair.
+
+    Raises UsageError when the two were not measured on the same prompts.
     """
     one, other = _verdict_sets(base), _verdict_sets(edited)
     found = {}
@@ -142,8 +144,10 @@ def paired_refusals(base: Measurement, edited: Measurement, *, seed: int = 0) ->
                 f"the {name} of the two models are of other prompts ({len(ids[0])} and {len(ids[1])}), so they cannot "
                 "be paired; measure both on the same ones"
             )
-        refused = [[verdict.label == "refusal" for verdict in verdicts] for verdicts in (one[name], other[name])]
-        found[name] = compare_refusals(*refused, seed=seed)
+        labels = [pair for pair in zip(_labels(one[name]), _labels(other[name]), strict=True) if "unknown" not in pair]
+        if labels:
+            refused = ([label == "refusal" for label in side] for side in zip(*labels, strict=True))
+            found[name] = compare_refusals(*refused, seed=seed)
     return found
 
 
@@ -163,8 +167,14 @@ def samples(
     return tuple(found)
 
 
+def _labels(verdicts: Sequence[Verdict]) -> list[VerdictLabel]:
+    return [verdict.label for verdict in verdicts]
+
+
 def _verdict_sets(measurement: Measurement) -> dict[str, tuple[Verdict, ...]]:
-    n_harmful, n_borderline = measurement.refusals.n, measurement.false_refusals.n
+    # a refusal's n leaves out what has no verdict
+    n_harmful = sum(measurement.labels.values())
+    n_borderline = max(0, len(measurement.safe_verdicts) - measurement.coherence.n)
     found = {
         "refusals": measurement.verdicts[:n_harmful],
         "false_refusals": measurement.safe_verdicts[:n_borderline],
@@ -178,17 +188,13 @@ def _refuses_for_certain(detector: Detector) -> Callable[[str], bool]:
     """A refusal stays one whatever follows; anything else is read to its end, as it may still loop or break down."""
 
     def certain(text: str) -> bool:
-        return detector.settled(text) and detector.judge(Response("", text, (), "settled")).label == "refusal"
+        return detector.settled(text) and is_refusal(detector, text)
 
     return certain
 
 
-def _judge(detector: Detector, responses: Sequence[Response]) -> tuple[Verdict, ...]:
-    return tuple(detector.judge(response) for response in responses)
-
-
-def _refusals(verdicts: Sequence[Verdict]) -> Proportion:
-    return wilson(sum(verdict.label == "refusal" for verdict in verdicts), len(verdicts))
+def _judge(detector: Detector, prompts: Sequence[RenderedPrompt], responses: Sequence[Response]) -> tuple[Verdict, ...]:
+    return detector.judge_all([rendered.prompt for rendered in prompts], responses)
 
 
 def _count_labels(verdicts: Sequence[Verdict]) -> dict[str, int]:

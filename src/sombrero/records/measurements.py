@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-VerdictLabel = Literal["refusal", "answer", "empty", "degenerate"]
+VerdictLabel = Literal["refusal", "answer", "empty", "degenerate", "unknown"]
+"""``unknown``: the detector could not say. It is no verdict, so no rate counts it on either side."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Response:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector said of one response. Holds the matched marker and the length, never the response."""
+    """What a detector said of one response. Holds what it went by (a marker, a classifier's label, why it is unknown)
+    and the length, never the response."""
 
     prompt_id: str
     label: VerdictLabel

@@ -47,6 +47,7 @@ class TrialScore:
     better on both counts, by the forward pass alone or by the refusals counted before generation was stopped;
     ``failed``: ``error`` says why. ``refusals`` counts among ``n`` prompts, None unless generated; ``faults`` counts
     the answers that are empty or degenerate as far as they were generated: no compliance, so the search counts both;
+    ``unknown`` counts those that the detector could not judge: they are left out of the rate;
     ``predicted_refusals`` is the screening's count from the log-odds of the first token, or what was counted if that is
     more; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
 
@@ -68,6 +69,7 @@ class TrialScore:
     n_true: int = 0
     lost: int | None = None
     predicted_lost: int | None = None
+    unknown: int = 0
 
     @property
     def lost_rate(self) -> float:
@@ -85,7 +87,9 @@ class TrialScore:
     def rate(self) -> float:
         """Share of prompts that were not answered, refusals and faults: measured where it was, predicted otherwise."""
         count = self.predicted_refusals if self.refusals is None else self.refusals + self.faults
-        return 1.0 if count is None else count / self.n
+        if count is None:
+            return 1.0
+        return count / (self.n if self.refusals is None else self.n - self.unknown)
 
     def dominates(self, other: TrialScore) -> bool:
         """Whether this trial beats the other on all objectives together; of equal ones the earlier counts."""

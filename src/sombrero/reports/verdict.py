@@ -83,6 +83,9 @@ def figures_table(models: dict[str, Measurement]) -> dict[str, Any]:
         for label, read in DIVERGENCES
     ]
     numbers += [(label, [number(read(m)) for m in models.values()]) for label, read in COHERENCE]
+    unknown = [m.labels.get("unknown", 0) for m in models.values()]
+    if any(unknown):
+        numbers.append(("Harmful prompts without a verdict (in no share above)", [number(n) for n in unknown]))
     return {"columns": list(models), "shares": shares, "numbers": numbers}
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from sombrero.edits import EditPlanner, live_edit
-from sombrero.evaluation import Detector, first_token_log_probs, generate, kl, refusal_log_odds
-from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, Response, TrialScore
+from sombrero.evaluation import Detector, first_token_log_probs, generate, is_refusal, kl, refusal_log_odds
+from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, TrialScore
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ def count_lost(bench: TrialBench, screened: TrialScore) -> TrialScore:
             batch_size=bench.batch_size,
             settled=bench.detector.settled,
         )
-    return replace(screened, lost=sum(bench.detector.judge(r).label != "refusal" for r in responses))
+    verdicts = bench.detector.judge_all([rendered.prompt for rendered in bench.true], responses)
+    known = [verdict.label != "refusal" for verdict in verdicts if verdict.label != "unknown"]
+    # without any verdict the screening's prediction stands
+    return replace(screened, lost=sum(known), n_true=len(known)) if known else screened
 
 
 def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None = None) -> TrialScore:
@@ -90,9 +93,13 @@ def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None =
         )
     if race.lost:
         return replace(screened, predicted_refusals=max(screened.predicted_refusals or 0, race.refusals))
-    labels = Counter(bench.detector.judge(response).label for response in responses)
-    faults = labels["empty"] + labels["degenerate"]
-    return replace(screened, state="generated", refusals=labels["refusal"], faults=faults)
+    verdicts = bench.detector.judge_all([rendered.prompt for rendered in bench.harmful], responses)
+    labels = Counter(verdict.label for verdict in verdicts)
+    unknown, faults = labels["unknown"], labels["empty"] + labels["degenerate"]
+    if unknown == len(verdicts):
+        why = f"the detector gave no verdict on any of {unknown} answers (the first: {verdicts[0].marker})"
+        return replace(screened, state="failed", error=why)
+    return replace(screened, state="generated", refusals=labels["refusal"], faults=faults, unknown=unknown)
 
 
 class _Race:
@@ -112,5 +119,5 @@ class _Race:
             return True
         if not self._detector.settled(text):
             return False
-        self.refusals += self._detector.judge(Response("", text, (), "settled")).label == "refusal"
+        self.refusals += is_refusal(self._detector, text)
         return True

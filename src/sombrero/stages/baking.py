@@ -70,9 +70,13 @@ def verify_bake(
 
 
 def refusal_flips(first: tuple[Verdict, ...], second: tuple[Verdict, ...]) -> tuple[str, ...]:
-    """Prompts that one model refused and the other did not."""
+    """Prompts that one model refused and the other did not, of those that there is a verdict on for both."""
     pairs = zip(first, second, strict=True)
-    return tuple(a.prompt_id for a, b in pairs if (a.label == "refusal") != (b.label == "refusal"))
+    return tuple(
+        a.prompt_id
+        for a, b in pairs
+        if "unknown" not in (a.label, b.label) and (a.label == "refusal") != (b.label == "refusal")
+    )
 
 
 def require_same_effect(live: Measurement, verification: Verification) -> None:

@@ -78,7 +78,7 @@ def _judge(session: Session, prompts: Sequence[RenderedPrompt]) -> tuple[Verdict
         batch_size=settings.batch_size,
         settled=session.detector.settled,
     )
-    return tuple(session.detector.judge(response) for response in responses)
+    return session.detector.judge_all([rendered.prompt for rendered in prompts], responses)
 
 
 def _collect(

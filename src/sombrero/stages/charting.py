@@ -8,6 +8,7 @@ from typing import Literal
 
 from sombrero.config import RunConfig
 from sombrero.directions import LayerChoice, LayerFigures, layer_curves, principal_plane, unit_profiles
+from sombrero.evaluation import find_detector
 from sombrero.progress import Progress, Silent
 from sombrero.records import (
     Baseline,
@@ -50,11 +51,19 @@ class Mapped:
 class Charting:
     """One configuration in one folder. Stages that are already on disk are read, not made again."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        progress: Progress | None = None,
+        *,
+        judge_key: str | None = None,
+    ) -> None:
+        find_detector(config.evaluation.detector)  # before minutes are spent
         self.config = config
         self.folder = folder
         self.progress = progress or Silent()
-        self.session = Session(config)
+        self.session = Session(config, judge_key=judge_key)
 
     def map(self) -> Mapped:
         """Residual accounting, baseline, states, map, directions, layer choice, controls."""

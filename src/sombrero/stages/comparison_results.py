@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sombrero.config import CompareConfig
+from sombrero.errors import RunError
 from sombrero.evaluation import (
     MeasuredFront,
     front_weights,
@@ -53,7 +54,8 @@ class Searched:
 
 def unanswered_rate(baseline: Baseline) -> float:
     """Share of harmful search prompts that the untouched model does not answer."""
-    return sum(verdict.label != "answer" for verdict in baseline.verdicts) / len(baseline.verdicts)
+    known = [verdict.label != "answer" for verdict in baseline.verdicts if verdict.label != "unknown"]
+    return sum(known) / len(known)
 
 
 def figures_of(measurement: Measurement) -> MeasuredFigures:
@@ -94,8 +96,15 @@ def band_of(fronts: Sequence[MethodFront], base_rate: float) -> FrontBand:
 
 
 def measured_front(base: Measurement, found: Searched) -> MeasuredFront:
-    """Prompt by prompt what was measured of one front; the untouched model first."""
+    """Prompt by prompt what was measured of one front; the untouched model first. Raises RunError without a verdict."""
     rows = [base, *(measurement for _, measurement in found.measured)]
+    unknown = {v.prompt_id for m in rows for v in m.verdicts if v.label == "unknown"}
+    if unknown:
+        raise RunError(
+            f"{len(unknown)} reporting prompts have no verdict for every model of the comparison, such as "
+            f"{min(unknown)!r}: prompts are compared in pairs, so each needs one. Look after the detector, or choose "
+            "another one"
+        )
     return MeasuredFront(
         unanswered=np.array([[float(v.label != "answer") for v in m.verdicts] for m in rows]),
         first_token=np.array([m.kl.first_token_by_prompt for m in rows]),

@@ -11,7 +11,7 @@ import torch
 from sombrero.config import MapConfig
 from sombrero.edits import account_residuals
 from sombrero.errors import RunError
-from sombrero.evaluation import first_token_log_probs, generate, wilson
+from sombrero.evaluation import first_token_log_probs, generate, refusal_share
 from sombrero.progress import Progress
 from sombrero.records import Baseline, HiddenStates, LayerAccounting, RefusalMap, RenderedPrompt, Response
 from sombrero.session import Session
@@ -39,10 +39,9 @@ def measure_baseline(session: Session, progress: Progress) -> Baseline:
             on_progress=advance,
         )
         starts = first_token_log_probs(session.handle, harmless, batch_tokens=session.config.states.batch_tokens)
-    verdicts = tuple(session.detector.judge(response) for response in responses)
+    verdicts = session.detector.judge_all([rendered.prompt for rendered in harmful], responses)
     refusing = [r.token_ids[0] for r, v in zip(responses, verdicts, strict=True) if v.label == "refusal"]
-    refusals = wilson(len(refusing), len(verdicts))
-    return Baseline(refusals, verdicts, tuple(refusing), tuple(starts.argmax(dim=-1).tolist()))
+    return Baseline(refusal_share(verdicts), verdicts, tuple(refusing), tuple(starts.argmax(dim=-1).tolist()))
 
 
 def require_refusals(baseline: Baseline, minimum: float) -> None:

@@ -59,7 +59,8 @@ class Preparing(Charting):
         if self.config.search.goal == "calibrate":  # states that a worker, which makes no stage, finds in the folder
             self._calibration_states(self.calibration())
         n = len(self.session.rendered(asked_role(self.config.search.goal), "search"))
-        return WorkerPool(partial(open_bench, self.config, self.folder.path), workers, n)
+        make = partial(open_bench, self.config, self.folder.path, self.session.judge_key)
+        return WorkerPool(make, workers, n)
 
 
 class FinishedStages(RunFolder):
@@ -80,10 +81,10 @@ class FinishedStages(RunFolder):
         return load()
 
 
-def open_bench(config: RunConfig, path: Path) -> TrialBench:
+def open_bench(config: RunConfig, path: Path, judge_key: str | None = None) -> TrialBench:
     """The bench of a worker: the model and the planner again, from the run's folder."""
     disable_progress_bar()  # the run has a bar of its own on the same terminal
-    return Preparing(config, FinishedStages(path)).bench()
+    return Preparing(config, FinishedStages(path), judge_key=judge_key).bench()
 
 
 def trial_bench(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sombrero.edits import EditPlanner, bakeable_kinds, bakeable_rules, edited
 from sombrero.errors import RunError, UsageError
-from sombrero.evaluation import EvaluationSets, measure, samples
+from sombrero.evaluation import EvaluationSets, measure, refusal_share, samples
 from sombrero.progress import Progress
 from sombrero.records import (
     Baseline,
@@ -74,7 +74,7 @@ def search(
         progress.say(f"{reason}; the search leaves it out")
     rate = baseline.refusals.rate
     if calibration is not None:
-        rate = sum(v.label == "refusal" for v in calibration.borderline) / len(calibration.borderline)
+        rate = refusal_share(calibration.borderline).rate
     goal = settings.search.goal
     if space is None:
         n_layers = max(writer.layer for writer in session.writers) + 1

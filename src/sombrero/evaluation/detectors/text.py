@@ -1,46 +1,39 @@
-"""Whether a response refuses. Detectors are small objects with one verb; a new kind is one more class here."""
+"""Detectors that read the text alone: the presets ``opening`` and ``substring``."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from sombrero.errors import UsageError
 from sombrero.evaluation.degenerate import find_fault
+from sombrero.evaluation.detectors.protocol import Detector, DetectorSetup, require_pairs
 from sombrero.evaluation.opening import normalize, read_opening
 from sombrero.evaluation.refusals import matched_refusal
-from sombrero.records import Response, Verdict
+from sombrero.records import Prompt, Response, Verdict
 
 
-class Detector(Protocol):
-    """Judges responses one by one.
+class TextDetector(ABC):
+    """A detector that needs nothing but the text, one response at a time."""
 
-    ``settled``: whatever text follows, whether the response is a refusal stays as it is. So generation may stop there
-    when nothing else is asked; faults of the later text (loops) are then not seen.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the command line and the reports call it."""
-        ...
-
+    @abstractmethod
     def judge(self, response: Response) -> Verdict:
         """Refusal first; else empty, degenerate, or an answer."""
-        ...
 
-    def settled(self, text: str) -> bool:
-        """Whether no continuation of ``text`` changes refusal or not."""
-        ...
+    def judge_all(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> tuple[Verdict, ...]:
+        """See :class:`sombrero.evaluation.Detector`."""
+        require_pairs(prompts, responses)
+        return tuple(self.judge(response) for response in responses)
 
 
-class OpeningDetector:
+class OpeningDetector(TextDetector):
     """Preset ``opening``: a refusal is a refusing sentence among the first few (:mod:`sombrero.evaluation.opening`)."""
 
     name = "opening"
 
     def judge(self, response: Response) -> Verdict:
-        """See :class:`Detector`."""
+        """See :class:`TextDetector`."""
         return _verdict(response, _first_match(read_opening(response.text).sentences))
 
     def settled(self, text: str) -> bool:
@@ -49,7 +42,7 @@ class OpeningDetector:
         return opening.closed or _first_match(opening.complete) is not None
 
 
-class MarkerDetector:
+class MarkerDetector(TextDetector):
     """Preset ``substring``: a refusal contains one of the given strings anywhere, after the same normalisation."""
 
     name = "substring"
@@ -71,7 +64,7 @@ class MarkerDetector:
         return cls(lines)
 
     def judge(self, response: Response) -> Verdict:
-        """See :class:`Detector`."""
+        """See :class:`TextDetector`."""
         return _verdict(response, self._match(response.text))
 
     def settled(self, text: str) -> bool:
@@ -83,20 +76,16 @@ class MarkerDetector:
         return next((marker for marker in self.markers if marker in plain), None)
 
 
-def make_detector(name: str, markers: Path | None = None) -> Detector:
-    """The detector of that name; ``markers`` is the file that ``substring`` needs, and only it takes.
+def opening(setup: DetectorSetup) -> Detector:
+    """The preset ``opening``."""
+    return OpeningDetector()
 
-    Raises UsageError for an unknown name, or a file that is missing or not wanted.
-    """
-    if (name == "substring") != (markers is not None):
-        raise UsageError(
-            f"detector {name!r} with markers {markers}: 'substring' needs a file of markers, no other takes it"
-        )
-    if markers is not None:
-        return MarkerDetector.from_file(markers)
-    if name == OpeningDetector.name:
-        return OpeningDetector()
-    raise UsageError(f"there is no detector {name!r}; take 'opening' or 'substring'")
+
+def substring(setup: DetectorSetup) -> Detector:
+    """The preset ``substring``. Raises UsageError when its file of markers is missing or empty."""
+    if setup.settings.markers is None:
+        raise UsageError("detector 'substring' needs a file of markers, one substring a line; give evaluation.markers")
+    return MarkerDetector.from_file(setup.settings.markers)
 
 
 def _first_match(sentences: Sequence[str]) -> str | None:
