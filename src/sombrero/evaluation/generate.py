@@ -112,7 +112,7 @@ def _decode(batch: RowBatch, waiting: deque[_Row], under_way: list[_Row], limit:
             new = [waiting.popleft() for _ in range(min(limit - len(kept), len(waiting)))]
             under_way[:] = [*stay, *new]
             first = batch.admit([row.prompt.token_ids for row in new], kept)
-            tokens = [[] for _ in stay] + [[token] for token in first]
+            tokens: list[list[int]] = [*([] for _ in stay), *([token] for token in first)]
         elif not kept:
             return
         else:

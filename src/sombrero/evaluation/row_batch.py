@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from sombrero.models.batches import Batch, Forward, prepare_batch
-from sombrero.models.cache import Beginning, ReservedLayer, is_reserved
+from sombrero.models.cache import Beginning, is_reserved, reserved_layers
 from sombrero.records import ModelHandle
 
 
@@ -83,9 +83,9 @@ class RowBatch:
         assert self._cache is not None
         lengths = self._positions.flatten().tolist()  # the next position of a row is the number of tokens in its cache
         length = max(lengths[: len(kept)])
-        for place, layer in enumerate(self._cache.layers):
-            other = None if joining is None else joining.layers[place]
-            assert isinstance(layer, ReservedLayer) and (other is None or isinstance(other, ReservedLayer))
+        layers = reserved_layers(self._cache)
+        others = [None] * len(layers) if joining is None else reserved_layers(joining)
+        for layer, other in zip(layers, others, strict=True):
             layer.regroup(kept, length, self._n_new, other)
             if other is not None:
                 other.reset()  # layer by layer, so that never more than one is held twice
@@ -126,8 +126,7 @@ def _close_gaps(batch: Batch) -> None:
     gaps = (1 - batch.mask).sum(dim=1)
     for gap in sorted(set(gaps.tolist()) - {0}):
         rows = (gaps == gap).nonzero().flatten()
-        for layer in batch.cache.layers:
-            assert isinstance(layer, ReservedLayer)  # only these share a beginning
+        for layer in reserved_layers(batch.cache):  # no others share a beginning
             layer.close_gap(rows, batch.n_prefix, gap)
 
 

@@ -31,13 +31,13 @@ def row_bytes(model: PreTrainedModel, longest: int, n_new: int) -> int:
     """Bytes of one row: its cache with the room reserved, its prompt on its way through a layer, its logits."""
     config, n_bytes = model.config.get_text_config(decoder=True), model.dtype.itemsize
     heads: int = config.num_attention_heads
-    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
-    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    inner: int = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     # a row that others have joined is as long as it can get, with room for all of theirs
     cache = 2 * config.num_hidden_layers * kv_heads * head_dim * (longest + 2 * n_new)
     prompt = longest * (4 * config.hidden_size + 3 * inner)
-    return n_bytes * (cache + prompt + 2 * int(config.vocab_size))
+    return int(n_bytes * (cache + prompt + 2 * config.vocab_size))
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -48,11 +48,17 @@ class ReservedLayer(DynamicLayer):
         self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
         self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
 
+    @property
+    def states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, once there are any."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
     def close_gap(self, rows: torch.Tensor, n_first: int, gap: int) -> None:
         """Move the first ``n_first`` positions of these rows by ``gap``, over padding, to what follows it."""
-        rows = rows.to(self.keys.device)
-        for states in (self.keys, self.values):
-            states[rows, :, gap : gap + n_first] = states[rows, :, :n_first]
+        for states in self.states:
+            places = rows.to(states.device)
+            states[places, :, gap : gap + n_first] = states[places, :, :n_first]
 
     def regroup(self, rows: torch.Tensor, length: int, room: int, joining: ReservedLayer | None = None) -> None:
         """Keep these rows, and of each the last ``length`` positions; append the rows of ``joining``.
@@ -61,10 +67,10 @@ class ReservedLayer(DynamicLayer):
         Room for ``room`` more positions is reserved.
         """
         width = length if joining is None else max(length, joining.get_seq_length())
-        self._key_buffer = _regrouped(self.keys, rows, length, width, room, None if joining is None else joining.keys)
-        self._value_buffer = _regrouped(
-            self.values, rows, length, width, room, None if joining is None else joining.values
-        )
+        others = (None, None) if joining is None else joining.states
+        keys, values = self.states
+        self._key_buffer = _regrouped(keys, rows, length, width, room, others[0])
+        self._value_buffer = _regrouped(values, rows, length, width, room, others[1])
         self.keys, self.values = self._key_buffer[:, :, :width], self._value_buffer[:, :, :width]
         self._n_new = room
 
@@ -100,12 +106,12 @@ class Beginning:
     @classmethod
     def of(cls, tokens: Sequence[int], cache: DynamicCache) -> Beginning:
         """What a cache of one row holds after these tokens."""
-        layers = cache.layers
-        return cls(tuple(tokens), tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
+        keys, values = zip(*(layer.states for layer in reserved_layers(cache)), strict=True)
+        return cls(tuple(tokens), keys, values)
 
     def write(self, cache: DynamicCache, n_tokens: int) -> None:
         """Put the first ``n_tokens`` into an empty cache, as one row."""
-        for layer, keys, values in zip(cache.layers, self.keys, self.values, strict=True):
+        for layer, keys, values in zip(reserved_layers(cache), self.keys, self.values, strict=True):
             layer.update(keys[:, :, :n_tokens], values[:, :, :n_tokens])
 
 
@@ -123,6 +129,13 @@ def _regrouped(
         place[:, :, :padding] = 0
         place[:, :, padding:width] = part
     return buffer
+
+
+def reserved_layers(cache: DynamicCache) -> list[ReservedLayer]:
+    """The layers of a cache of which all are reserved, see :func:`is_reserved`."""
+    layers = [layer for layer in cache.layers if isinstance(layer, ReservedLayer)]
+    assert len(layers) == len(cache.layers)
+    return layers
 
 
 def is_reserved(cache: DynamicCache) -> bool:
