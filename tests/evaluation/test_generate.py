@@ -38,13 +38,56 @@ def frequent_token(handle: ModelHandle, prompts: tuple[RenderedPrompt, ...]) -> 
     return next(token for token, count in counts.most_common() if count < len(answers) - 2)
 
 
+def with_beginning(prompts: tuple[RenderedPrompt, ...], n: int) -> tuple[RenderedPrompt, ...]:
+    """The prompts behind the same ``n`` tokens, as a chat template gives them."""
+    return tuple(replace(p, token_ids=(*range(40, 40 + n), *p.token_ids)) for p in prompts)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_answers_equal_the_library(family: str, batch_size: int) -> None:
+def test_answers_equal_the_library(family: str) -> None:
     handle, prompts = tiny_handle(family), random_prompts()
-    found = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size)
-    assert [list(answer.token_ids) for answer in found] == library_answers(handle, prompts)
-    assert [answer.prompt_id for answer in found] == [prompt.prompt.id for prompt in prompts]
+    expected = library_answers(handle, prompts)
+    for batch_size in (1, 3, 64):
+        found = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size)
+        assert [list(answer.token_ids) for answer in found] == expected
+        assert [answer.prompt_id for answer in found] == [prompt.prompt.id for prompt in prompts]
+
+
+@pytest.mark.parametrize("shared", [0, 12])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_join_are_answered_as_if_alone(family: str, shared: int) -> None:
+    """Rows end at different steps, and others take their places, behind a shared beginning and without one."""
+    handle, prompts = tiny_handle(family), with_beginning(random_prompts(), shared)
+    handle.model.generation_config.eos_token_id = [frequent_token(handle, prompts), 258]
+    expected = library_answers(handle, prompts)
+    shapes: list[tuple[int, int]] = []
+    handle.model.register_forward_pre_hook(
+        lambda _model, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    counts = {}
+    for refill in (True, False):
+        for batch_size in (1, 3, 7, 64):
+            shapes.clear()
+            found = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size, refill=refill)
+            assert [list(answer.token_ids) for answer in found] == expected
+            counts[refill, batch_size] = len(shapes)
+            assert max(n_rows for n_rows, _ in shapes) <= batch_size
+    if family != "mistral":  # its sliding layers take no others in
+        assert counts[True, 3] < counts[False, 3]
+
+
+def test_an_answer_does_not_depend_on_who_else_is_asked() -> None:
+    """Looks come at a row's own steps, so even where it was cut short is its own."""
+    handle, prompts = tiny_handle(), with_beginning(random_prompts(), 12)
+    handle.model.generation_config.eos_token_id = frequent_token(handle, prompts)
+
+    def settled(text: str) -> bool:
+        return len(set(text)) > 9
+
+    expected = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=1, settled=settled)
+    assert "settled" in {answer.stopped for answer in expected}
+    for batch_size in (2, 3, 5, 64):
+        assert generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size, settled=settled) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -149,18 +192,18 @@ def test_wrong_arguments_are_said() -> None:
 def test_verdicts_equal_those_of_the_library_row_by_row(family: str) -> None:
     """Early exit, dropped rows, sorted lengths and a shared prefix change no verdict of plain full-length greedy."""
     handle, prompts = tiny_handle(family), random_prompts()
-    shared = tuple(prompts[0].token_ids[:3])
-    prompts = tuple(replace(p, token_ids=(*shared, *p.token_ids)) for p in prompts)
+    prompts = with_beginning(prompts, 12)
     handle.model.generation_config.eos_token_id = [frequent_token(handle, prompts), 258]
     plain = [handle.tokenizer.decode(ids, skip_special_tokens=True) for ids in library_answers(handle, prompts)]
     counts = Counter(character for text in plain for character in set(text) - {"\ufffd"})
-    marker = min(counts, key=lambda character: (abs(counts[character] - len(plain) / 2), character))
+    early = {character for text in plain if len(text) > N_NEW // 2 for character in text[: N_NEW // 3]} & counts.keys()
+    marker = min(early, key=lambda character: (abs(counts[character] - len(plain) / 2), character))
     detector = MarkerDetector((marker,))
     expected = [
         detector.judge(Response(p.prompt.id, t, (), "length")).label for p, t in zip(prompts, plain, strict=True)
     ]
     assert "refusal" in expected and set(expected) != {"refusal"}
-    for batch_size in (1, 4, 64):
+    for batch_size in (1, 3, 4, 64):
         found = generate(handle, prompts, max_new_tokens=N_NEW, batch_size=batch_size, settled=detector.settled)
         assert [detector.judge(answer).label for answer in found] == expected
     assert {answer.stopped for answer in found} >= {"settled"}

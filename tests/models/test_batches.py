@@ -44,3 +44,21 @@ def test_a_shared_beginning_changes_no_logit(family: str, n_last: int, n_new: in
     assert batch.n_prefix == 0 if family == "mistral" else batch.n_prefix >= 8
     assert (batch.cache is None) == (batch.n_prefix == 0 and n_new is None)
     assert torch.allclose(found, torch.stack(alone), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_beginning_that_is_known_is_not_run_again(family: str, tmp_path: Path) -> None:
+    """Also by a single row, by rows that leave the known beginning before its end, and never by rows that lack it."""
+    planned = plan(family, tmp_path)
+    rows = [p.token_ids for p in planned.harmful_prompts]
+    others = [rows[3], (*rows[0][:9], *rows[5][12:]), (*range(60, 70), *rows[2])]
+    with torch.inference_mode():
+        beginning = prepare_batch(planned.handle, rows[:3], n_new=5).beginning
+        assert beginning is not None
+        for batch_rows, expected in (([rows[1]], 24), ([rows[3]], 15), (others[:2], 9), (others, 0)):
+            batch = prepare_batch(planned.handle, batch_rows, n_new=5, beginning=beginning)
+            found = Forward(planned.handle.model).last_logits(batch, 1)[:, 0]
+            alone = [planned.handle.model(input_ids=torch.tensor([row])).logits[0, -1] for row in batch_rows]
+            assert torch.allclose(found, torch.stack(alone), atol=1e-4)
+            assert batch.n_prefix == expected
+            assert (batch.beginning is beginning) == (expected > 0)

@@ -1,21 +1,27 @@
-"""Greedy answers to many prompts at once: batched, cached, and each row only for as long as it matters."""
+"""Greedy answers to many prompts at once: batched, cached, and each row only for as long as it matters.
+
+Rows that have ended leave the batch, and prompts that wait take their places (:mod:`sombrero.evaluation.row_batch`).
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-from sombrero.errors import UsageError
-from sombrero.models.batches import Forward, by_length, prepare_batch, require_room
+from sombrero.errors import PromptError, UsageError
+from sombrero.evaluation.row_batch import RowBatch
+from sombrero.evaluation.row_memory import is_out_of_memory, rows_that_fit
+from sombrero.models.batches import by_length, require_room
 from sombrero.records import ModelHandle, RenderedPrompt, Response
 
 CHECK_EVERY = 4
-"""Steps between looks at the tokens: one transfer from the device, and one decoding of each row, for so many tokens."""
+"""Tokens of a row between looks at its text, and steps between transfers from the device."""
 DROP_SHARE = 0.25
-"""Ended rows leave the batch when they are this share of it: leaving copies the cache once, staying costs compute."""
+"""Ended rows leave the batch, and others join, when they are this share of it: that copies the cache once."""
 
 
 def generate(
@@ -26,6 +32,7 @@ def generate(
     batch_size: int = 64,
     settled: Callable[[str], bool] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    refill: bool = True,
 ) -> tuple[Response, ...]:
     """Answer every prompt by greedy decoding; the answers come in the order of the prompts.
 
@@ -34,24 +41,30 @@ def generate(
     CHECK_EVERY tokens, when ``settled`` says that more text cannot change its verdict. Text leaves special tokens out.
     ``on_progress`` is given the number of answers that ended since its last call.
 
-    Raises UsageError for sizes below 1 and PromptError for a prompt that is empty or too long for the model.
+    ``batch_size`` is the most rows at once; fewer are taken when free memory asks for it, and half as many whenever
+    memory runs out all the same: what is answered stays, the rows under way start again. ``refill`` lets waiting
+    prompts take the places of ended rows; without it, a batch ends before the next begins (as it always does where a
+    model has sliding or recurrent layers).
+
+    Raises UsageError for sizes below 1 and PromptError for a prompt that is empty, too long for the model, or too long
+    for memory even alone.
     """
     if max_new_tokens < 1 or batch_size < 1:
         raise UsageError(
             f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both must be at least 1 to generate"
         )
     require_room(handle, prompts, max_new_tokens)
-    order = by_length([len(prompt.token_ids) for prompt in prompts])
-    answers: dict[int, Response] = {}
+    if not prompts:
+        return ()
+    ends = end_tokens(handle)
+    rows = [_Row(handle, prompt, settled, ends, max_new_tokens) for prompt in prompts]
+    # longest first: little padding, and what does not fit into memory fails at once
+    order = [rows[i] for i in by_length([len(prompt.token_ids) for prompt in prompts])]
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = [_Row(handle, prompts[i], settled) for i in batch]
-            for n_ended in _decode(handle, rows, max_new_tokens):
-                if on_progress is not None:
-                    on_progress(n_ended)
-            answers.update((i, row.response()) for i, row in zip(batch, rows, strict=True))
-    return tuple(answers[i] for i in range(len(prompts)))
+        for n_ended in _answer(handle, order, max_new_tokens, batch_size, refill):
+            if on_progress is not None:
+                on_progress(n_ended)
+    return tuple(row.response() for row in rows)
 
 
 def end_tokens(handle: ModelHandle) -> frozenset[int]:
@@ -63,24 +76,58 @@ def end_tokens(handle: ModelHandle) -> frozenset[int]:
     return frozenset(ends)
 
 
-def _decode(handle: ModelHandle, rows: Sequence[_Row], max_new_tokens: int) -> Iterator[int]:
-    """Bring every row to its end; yields how many ended, each time that some did."""
-    ends = end_tokens(handle)
-    stepper = _Stepper(handle, [row.prompt.token_ids for row in rows], max_new_tokens)
-    live = list(rows)
-    n_done = 0
-    while live:
-        n_steps = min(CHECK_EVERY, max_new_tokens - n_done)
-        n_done += n_steps
-        running = sum(row.stopped is None for row in live)
-        for row, tokens in zip(live, stepper.advance(n_steps), strict=True):
-            row.extend(tokens, ends, last=n_done == max_new_tokens)
-        kept = [place for place, row in enumerate(live) if row.stopped is None]
-        if len(kept) < running:
-            yield running - len(kept)
-        if len(kept) <= (1 - DROP_SHARE) * len(live):
-            live = [live[place] for place in kept]
-            stepper.keep(kept)
+def _answer(handle: ModelHandle, rows: Sequence[_Row], n_new: int, batch_size: int, refill: bool) -> Iterator[int]:
+    """Bring every row to its end, in smaller batches where memory does not do; yields how many ended, each time."""
+    longest = len(rows[0].prompt.token_ids)
+    limit = rows_that_fit(handle.model, longest=longest, n_new=n_new, at_most=batch_size)
+    while waiting := deque(row for row in rows if row.stopped is None):
+        under_way: list[_Row] = []
+        try:
+            yield from _decode(RowBatch(handle, n_new, longest + n_new), waiting, under_way, limit, refill)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(under_way) == 1:
+                prompt = under_way[0].prompt
+                raise PromptError(
+                    f"prompt {prompt.prompt.id!r} has {len(prompt.token_ids)} tokens, and with {n_new} more it does "
+                    "not fit into memory even alone; shorten the prompt, generate fewer tokens, or use a device with "
+                    "more memory"
+                ) from error
+            limit = len(under_way) // 2
+        for row in under_way:
+            row.restart()
+
+
+def _decode(batch: RowBatch, waiting: deque[_Row], under_way: list[_Row], limit: int, refill: bool) -> Iterator[int]:
+    """Bring all waiting rows to their ends, at most ``limit`` at a time; yields how many ended, each time.
+
+    ``under_way`` are the rows in the batch, for whoever must know when a step fails.
+    """
+    enough = max(1.0, DROP_SHARE * limit)
+    while True:
+        kept = [place for place, row in enumerate(under_way) if row.stopped is None]
+        stay = [under_way[place] for place in kept]
+        if waiting and (not kept or (refill and batch.takes_more and limit - len(kept) >= enough)):
+            new = [waiting.popleft() for _ in range(min(limit - len(kept), len(waiting)))]
+            under_way[:] = [*stay, *new]
+            first = batch.admit([row.prompt.token_ids for row in new], kept)
+            tokens: list[list[int]] = [*([] for _ in stay), *([token] for token in first)]
+        elif not kept:
+            return
+        else:
+            if len(kept) <= (1 - DROP_SHARE) * len(under_way):
+                under_way[:] = stay
+                batch.keep(kept)
+            # to the next look at the row that has gone furthest, and never beyond a row's end
+            n_steps = min(CHECK_EVERY - len(stay[0].tokens) % CHECK_EVERY, min(row.n_left for row in stay))
+            tokens = batch.advance(n_steps)
+        running = sum(row.stopped is None for row in under_way)
+        for row, found in zip(under_way, tokens, strict=True):
+            row.extend(found)
+        n_ended = running - sum(row.stopped is None for row in under_way)
+        if n_ended:
+            yield n_ended
 
 
 @dataclass
@@ -90,22 +137,33 @@ class _Row:
     handle: ModelHandle
     prompt: RenderedPrompt
     settled: Callable[[str], bool] | None
+    ends: frozenset[int]
+    n_new: int
     tokens: list[int] = field(default_factory=list)
     stopped: Literal["end", "length", "settled"] | None = None
 
-    def extend(self, tokens: Sequence[int], ends: frozenset[int], *, last: bool) -> None:
-        if self.stopped is not None:
-            return
+    @property
+    def n_left(self) -> int:
+        return self.n_new - len(self.tokens)
+
+    def restart(self) -> None:
+        """Forget the tokens so far, unless they are the answer."""
+        if self.stopped is None:
+            self.tokens.clear()
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take what belongs to the answer. Looks come at the row's own steps: no other row has a part in its answer."""
         for token in tokens:
-            self.tokens.append(token)
-            if token in ends:
-                self.stopped = "end"
+            if self.stopped is not None:
                 return
-        if last:
-            self.stopped = "length"
-        # half a character at the end of the tokens so far is not part of the text yet
-        elif self.settled is not None and self.settled(self._text().rstrip("\ufffd")):
-            self.stopped = "settled"
+            self.tokens.append(token)
+            if token in self.ends:
+                self.stopped = "end"
+            elif not self.n_left:
+                self.stopped = "length"
+            elif self.settled is not None and len(self.tokens) % CHECK_EVERY == 0:
+                # half a character at the end of the tokens so far is not part of the text yet
+                self.stopped = "settled" if self.settled(self._text().rstrip("\ufffd")) else None
 
     def response(self) -> Response:
         assert self.stopped is not None
@@ -116,49 +174,3 @@ class _Row:
         return str(
             self.handle.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
-
-
-class _Stepper:
-    """A batch of rows, its cache and its masks; each step gives every row its next token."""
-
-    def __init__(self, handle: ModelHandle, rows: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        self._forward = Forward(handle.model)
-        batch = prepare_batch(handle, rows, n_new=max_new_tokens)
-        assert batch.cache is not None
-        self._cache = batch.cache
-        self._ids, self._positions = batch.ids, batch.positions
-        self._length = batch.n_prefix + batch.ids.shape[1]
-        # the mask is as long as it will ever get; rows of one length need none, and attention is cheaper without
-        self._mask = None
-        if batch.mask is not None:
-            self._mask = torch.nn.functional.pad(batch.mask, (0, max_new_tokens), value=1)
-
-    def advance(self, n_steps: int) -> list[list[int]]:
-        """The next ``n_steps`` tokens of every row; one transfer from the device."""
-        tokens = [self._step() for _ in range(n_steps)]
-        rows: list[list[int]] = torch.stack(tokens, dim=1).tolist()
-        return rows
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        if not places:
-            return
-        index = torch.tensor(places, device=self._ids.device)
-        self._ids, self._positions = self._ids[index], self._positions[index]
-        self._mask = None if self._mask is None else self._mask[index]
-        self._cache.batch_select_indices(index)
-
-    def _step(self) -> torch.Tensor:
-        logits = self._forward.logits(
-            1,
-            ids=self._ids,
-            positions=self._positions,
-            attention_mask=None if self._mask is None else self._mask[:, : self._length],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        tokens = logits[:, -1].argmax(dim=-1).to(self._ids.device)
-        self._ids = tokens[:, None]
-        self._positions = self._positions[:, -1:] + 1
-        self._length += 1
-        return tokens

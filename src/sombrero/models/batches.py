@@ -19,6 +19,8 @@ from sombrero.records import ModelHandle, RenderedPrompt
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
+    from sombrero.models.cache import Beginning
+
 MIN_PREFIX = 8
 """A common beginning shorter than this is not worth a forward pass of its own."""
 
@@ -29,7 +31,7 @@ class Batch:
 
     ids, positions ``(n, longest)`` int64: the tokens after the common beginning. mask ``(n, n_prefix + longest)``
     int64, or None where no row is padded. cache: keys and values of the common beginning, for every row; None where
-    there is none and none was asked for.
+    there is none and none was asked for. beginning: that beginning, for batches to come; None where rows share none.
     """
 
     ids: torch.Tensor
@@ -37,36 +39,52 @@ class Batch:
     mask: torch.Tensor | None
     cache: DynamicCache | None
     n_prefix: int
+    beginning: Beginning | None = None
 
 
 def prepare_batch(
-    handle: ModelHandle, rows: Sequence[Sequence[int]], *, n_last: int = 1, n_new: int | None = None
+    handle: ModelHandle,
+    rows: Sequence[Sequence[int]],
+    *,
+    n_last: int = 1,
+    n_new: int | None = None,
+    beginning: Beginning | None = None,
 ) -> Batch:
     """Pad the rows and run their common beginning, but none of the ``n_last`` last tokens of a row.
 
     ``n_new`` reserves room in the cache for so many tokens to generate; None makes a cache only where rows share a
-    beginning. Call it under ``inference_mode``, inside the live edit if there is one: the beginning is edited too.
+    beginning. ``beginning`` is that of an earlier batch: as far as these rows begin so too, it is not run again. Call
+    it under ``inference_mode``, inside the live edit if there is one: the beginning is edited too.
     """
-    from sombrero.models.cache import ReservedLayer, reserved_cache
+    from sombrero.models.cache import Beginning, is_reserved, reserved_cache
 
-    n_prefix = common_prefix(rows, min(len(row) for row in rows) - n_last) if len(rows) > 1 else 0
+    limit = min(len(row) for row in rows) - n_last
+    known = [beginning.tokens] if beginning is not None else []
+    n_prefix = common_prefix([*rows, *known], min(limit, *map(len, known))) if known else 0
+    if n_prefix < MIN_PREFIX:
+        beginning = None
+        n_prefix = common_prefix(rows, limit) if len(rows) > 1 else 0
     if n_prefix < MIN_PREFIX:
         n_prefix = 0
     longest = max(len(row) for row in rows) - n_prefix
     cache = reserved_cache(handle.model.config, (longest if n_prefix else 0) + (n_new or 0))
-    if n_prefix and not all(type(layer) is ReservedLayer for layer in cache.layers):
+    if n_prefix and not is_reserved(cache):
         return prepare_whole(handle, rows, cache if n_new is not None else None)
     if n_prefix:
-        ids = torch.tensor([rows[0][:n_prefix]], device=handle.device)
-        positions = torch.arange(n_prefix, device=handle.device)[None]
-        Forward(handle.model).logits(1, ids=ids, positions=positions, past_key_values=cache, use_cache=True)
+        if beginning is None:
+            ids = torch.tensor([rows[0][:n_prefix]], device=handle.device)
+            positions = torch.arange(n_prefix, device=handle.device)[None]
+            Forward(handle.model).logits(1, ids=ids, positions=positions, past_key_values=cache, use_cache=True)
+            beginning = Beginning.of(rows[0][:n_prefix], cache)
+        else:
+            beginning.write(cache, n_prefix)
         cache.batch_repeat_interleave(len(rows))
     padded = prepare_whole(handle, [row[n_prefix:] for row in rows], None)
     mask = padded.mask
     if mask is not None:
         mask = torch.nn.functional.pad(mask, (n_prefix, 0), value=1)
     kept = cache if n_prefix or n_new is not None else None
-    return Batch(padded.ids, padded.positions + n_prefix, mask, kept, n_prefix)
+    return Batch(padded.ids, padded.positions + n_prefix, mask, kept, n_prefix, beginning)
 
 
 def prepare_whole(handle: ModelHandle, rows: Sequence[Sequence[int]], cache: DynamicCache | None) -> Batch:

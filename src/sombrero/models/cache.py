@@ -6,6 +6,8 @@ Here each layer owns a buffer of the final size, writes into it, and hands out v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,6 +48,32 @@ class ReservedLayer(DynamicLayer):
         self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
         self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
 
+    @property
+    def states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, once there are any."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
+    def close_gap(self, rows: torch.Tensor, n_first: int, gap: int) -> None:
+        """Move the first ``n_first`` positions of these rows by ``gap``, over padding, to what follows it."""
+        for states in self.states:
+            places = rows.to(states.device)
+            states[places, :, gap : gap + n_first] = states[places, :, :n_first]
+
+    def regroup(self, rows: torch.Tensor, length: int, room: int, joining: ReservedLayer | None = None) -> None:
+        """Keep these rows, and of each the last ``length`` positions; append the rows of ``joining``.
+
+        All rows end in the last position: the shorter ones are padded on the left with zeros, which a mask must hide.
+        Room for ``room`` more positions is reserved.
+        """
+        width = length if joining is None else max(length, joining.get_seq_length())
+        others = (None, None) if joining is None else joining.states
+        keys, values = self.states
+        self._key_buffer = _regrouped(keys, rows, length, width, room, others[0])
+        self._value_buffer = _regrouped(values, rows, length, width, room, others[1])
+        self.keys, self.values = self._key_buffer[:, :, :width], self._value_buffer[:, :, :width]
+        self._n_new = room
+
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Give every row ``repeats`` copies, room included."""
         length = self.get_seq_length()
@@ -65,6 +93,54 @@ class ReservedLayer(DynamicLayer):
             buffer = larger
         buffer[:, :, start:end] = states
         return buffer
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Keys and values of tokens that rows begin with, each ``(1, heads, len(tokens), head_dim)``, layer by layer."""
+
+    tokens: tuple[int, ...]
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], cache: DynamicCache) -> Beginning:
+        """What a cache of one row holds after these tokens."""
+        keys, values = zip(*(layer.states for layer in reserved_layers(cache)), strict=True)
+        return cls(tuple(tokens), keys, values)
+
+    def write(self, cache: DynamicCache, n_tokens: int) -> None:
+        """Put the first ``n_tokens`` into an empty cache, as one row."""
+        for layer, keys, values in zip(reserved_layers(cache), self.keys, self.values, strict=True):
+            layer.update(keys[:, :, :n_tokens], values[:, :, :n_tokens])
+
+
+def _regrouped(
+    states: torch.Tensor, rows: torch.Tensor, length: int, width: int, room: int, joining: torch.Tensor | None
+) -> torch.Tensor:
+    n_kept, n_joining = len(rows), 0 if joining is None else len(joining)
+    buffer = states.new_empty(n_kept + n_joining, states.shape[1], width + room, states.shape[3])
+    parts = [(buffer[:n_kept], states[:, :, states.shape[2] - length :][rows.to(states.device)])]
+    if joining is not None:
+        parts.append((buffer[n_kept:], joining))
+    for place, part in parts:
+        padding = width - part.shape[2]
+        # hidden positions get no weight, but what they hold must be finite: nothing times NaN is NaN
+        place[:, :, :padding] = 0
+        place[:, :, padding:width] = part
+    return buffer
+
+
+def reserved_layers(cache: DynamicCache) -> list[ReservedLayer]:
+    """The layers of a cache of which all are reserved, see :func:`is_reserved`."""
+    layers = [layer for layer in cache.layers if isinstance(layer, ReservedLayer)]
+    assert len(layers) == len(cache.layers)
+    return layers
+
+
+def is_reserved(cache: DynamicCache) -> bool:
+    """Whether every layer is a :class:`ReservedLayer`: then rows may share a beginning, and others may join them."""
+    return all(type(layer) is ReservedLayer for layer in cache.layers)
 
 
 def reserved_cache(config: PreTrainedConfig, n_new: int) -> DynamicCache:
