@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-VerdictLabel = Literal["refusal", "answer", "empty", "degenerate"]
+VerdictLabel = Literal["refusal", "partial", "answer", "unfinished", "empty", "degenerate"]
+"""partial: deflects, lectures or asks back instead of answering. unfinished: cut off inside its reasoning."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,17 @@ class Response:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector said of one response. Holds the matched marker and the length, never the response."""
+    """What a detector said of one response. Holds the matched marker and the length, never the response.
+
+    reasoning_refuses: whether the reasoning before the final answer refuses, apart from the label, which is that of the
+    final answer; None where there was no reasoning.
+    """
 
     prompt_id: str
     label: VerdictLabel
     marker: str | None
     n_tokens: int
+    reasoning_refuses: bool | None = None
 
 
 @dataclass(frozen=True)

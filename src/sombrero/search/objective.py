@@ -91,7 +91,8 @@ def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None =
     if race.lost:
         return replace(screened, predicted_refusals=max(screened.predicted_refusals or 0, race.refusals))
     labels = Counter(bench.detector.judge(response).label for response in responses)
-    faults = labels["empty"] + labels["degenerate"]
+    # whatever neither refuses nor answers is no compliance: an edit gains nothing by deflecting or breaking the model
+    faults = labels.total() - labels["refusal"] - labels["answer"]
     return replace(screened, state="generated", refusals=labels["refusal"], faults=faults)
 
 
@@ -112,5 +113,7 @@ class _Race:
             return True
         if not self._detector.settled(text):
             return False
-        self.refusals += self._detector.judge(Response("", text, (), "settled")).label == "refusal"
-        return True
+        label = self._detector.judge(Response("", text, (), "settled")).label
+        self.refusals += label == "refusal"
+        # a lecture may still come to its answer
+        return label != "partial"
