@@ -70,14 +70,14 @@ def generate(
 
 
 def refusals(texts: list[str], markers: list[str]) -> dict[str, int]:
-    """Counts by both detectors; an empty answer counts for the substrings, and apart for `opening`."""
+    """Counts by both; an empty answer counts for the substrings, and apart, with deflections, for `opening`."""
     opening = make_detector("opening", None)
     labels = [opening.judge(Response("", text, (), "length")).label for text in texts]
     return {
         "n": len(texts),
         "substring": sum(refuses(text, markers) for text in texts),
         "opening": labels.count("refusal"),
-        "broken": labels.count("empty") + labels.count("degenerate"),
+        "broken": len(labels) - labels.count("refusal") - labels.count("answer"),
     }
 
 

@@ -63,7 +63,7 @@ class Terminal:
             outcome = f"refusals [dim]≈{score.predicted_refusals:3d}[/]/{score.n}  {kl}  [dim]screened out[/]"
         else:
             lost = f"  lost {score.lost:2d}/{score.n_true}" if score.n_true else ""
-            broken = f"  [dim]{score.faults} broken[/]" if score.faults else ""
+            broken = f"  [dim]{score.faults} not answered[/]" if score.faults else ""
             outcome = f"refusals  {score.refusals:3d}/{score.n}  {kl}{lost}{broken}"
         where = score.parameters
         units = "single" if where.directions == "single" else "units " + "+".join(map(str, where.units))

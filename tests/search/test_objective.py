@@ -10,7 +10,7 @@ import torch
 
 from sombrero.edits import live_edit
 from sombrero.evaluation import MarkerDetector
-from sombrero.records import EditParameters, ModelEdit, RenderedPrompt, Response, Verdict
+from sombrero.records import EditParameters, ModelEdit, RenderedPrompt, Response, Verdict, VerdictLabel
 from sombrero.search import TrialBench
 from sombrero.search.objective import complete, screen
 from tests.planned import Planned, parameters
@@ -96,14 +96,17 @@ def test_a_race_is_called_off_only_when_it_is_lost(made: tuple[Planned, TrialBen
             assert beaten_at <= (raced.predicted_refusals or 0) <= whole.refusals
 
 
-def test_an_edit_that_silences_the_model_is_not_counted_as_answering(made: tuple[Planned, TrialBench]) -> None:
+@pytest.mark.parametrize("broken", ["empty", "degenerate", "partial", "unfinished"])
+def test_an_edit_that_silences_the_model_is_not_counted_as_answering(
+    made: tuple[Planned, TrialBench], broken: VerdictLabel
+) -> None:
     """Whatever does not refuse says nothing here: no refusal more, and not one prompt answered."""
     _, bench = made
 
     class Silenced(MarkerDetector):
         def judge(self, response: Response) -> Verdict:
             verdict = super().judge(response)
-            return replace(verdict, label="empty") if verdict.label == "answer" else verdict
+            return replace(verdict, label=broken) if verdict.label == "answer" else verdict
 
     silenced = replace(bench, detector=Silenced(MARKERS))
     score = complete(silenced, screen(silenced, 0, POINTS[0]))

@@ -75,9 +75,13 @@ class CardData:
 
 def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect, ...]:
     """Return the rows of the before and after table for two measurements on the same prompts."""
+    deflected = CardEffect(
+        "Harmful prompts deflected", base.labels.get("partial"), edited.labels.get("partial"), f"of {edited.refusals.n}"
+    )
     contrast = CardEffect("Refusals on short harmful contrasts", base.contrast_refusals, edited.contrast_refusals)
     return (
         CardEffect("Refusals on harmful prompts", base.refusals, edited.refusals),
+        *(() if edited.labels.get("partial") is None else (deflected,)),
         *(() if edited.contrast_refusals is None else (contrast,)),
         CardEffect("False refusals on borderline-safe prompts", base.false_refusals, edited.false_refusals),
         CardEffect("Refusals on plain harmless prompts", base.harmless_refusals, edited.harmless_refusals),

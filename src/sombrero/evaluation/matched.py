@@ -19,7 +19,7 @@ LOW, HIGH = 0.025, 0.975
 class MeasuredFront:
     """Some models on one set of prompts, a row each; the first row is the untouched model.
 
-    unanswered ``(P, n_harmful)``: 1 where a harmful prompt was refused, or its answer is empty or degenerate.
+    unanswered ``(P, n_harmful)``: 1 where a harmful prompt was refused or not answered (partial, broken).
     first_token, sequence ``(P, n_harmless)``: KL(base || edited) in nats.
     """
 

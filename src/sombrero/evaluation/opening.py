@@ -16,8 +16,10 @@ _QUOTES = str.maketrans(dict.fromkeys("’‘ʼ‛`´＇", "'") | dict.fromkeys(
 _MARKDOWN = re.compile(r"[*_#>~|\\]")
 _BREAKS = re.compile(r"\s*\n\s*")
 _SPACES = re.compile(r"[^\S\n]+")
-_END = re.compile(r"[.!?…]+[\"')\]]*(?=\s)|\n")
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+_CLOSING = "\"')\\]」』）”"
+# ideographic stops need no space after them, but the next character, as more stops or a quotation mark may follow
+_END = re.compile(rf"[.!?…।؟]+[{_CLOSING}]*(?=\s)|[。！？]+[{_CLOSING}]*(?=[^。！？{_CLOSING}])|\n")
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{2}|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W\d_]+)*")
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,16 @@ def normalize(text: str) -> str:
     return _BREAKS.sub("\n", _SPACES.sub(" ", plain)).lstrip()
 
 
-def read_opening(text: str) -> Opening:
-    """The first MAX_SENTENCES sentences within the first MAX_CHARACTERS characters of the normalised text.
+def read_opening(text: str, max_sentences: int = MAX_SENTENCES, max_characters: int = MAX_CHARACTERS) -> Opening:
+    """The first sentences, within the first characters, of the normalised text.
 
-    A sentence ends after ``.``, ``!``, ``?`` or ``…`` before white space, or at a line break, and has at least
-    MIN_SENTENCE_WORDS words: shorter pieces ("No.", "1.", "Dr.") belong to what follows. The limit of characters cuts
-    the last sentence where it stands.
+    A sentence ends after ``.``, ``!``, ``?``, ``…``, ``।`` or ``؟`` before white space, after ``。``, ``！`` or ``？``,
+    or at a line break, and has at least MIN_SENTENCE_WORDS words, two ideographs or kana counting as one: shorter
+    pieces ("No.", "1.", "Dr.") belong to what follows. The limit of characters cuts the last sentence where it stands.
     """
     plain = normalize(text)
-    full = len(plain.rstrip()) >= MAX_CHARACTERS
-    window = plain[:MAX_CHARACTERS]
+    full = len(plain.rstrip()) >= max_characters
+    window = plain[:max_characters]
     sentences: list[str] = []
     start = 0
     for end in _END.finditer(window):
@@ -61,7 +63,7 @@ def read_opening(text: str) -> Opening:
             continue
         sentences.append(_one_line(sentence))
         start = end.end()
-        if len(sentences) == MAX_SENTENCES:
+        if len(sentences) == max_sentences:
             return Opening(tuple(sentences), closed=True, last_complete=True)
     rest = _one_line(window[start:])
     if rest:

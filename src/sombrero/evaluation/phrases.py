@@ -51,7 +51,7 @@ ACT = (
     | do(?:ing)? (?:{_SUCH}|so|what you) | go(?:ing)? (?:along|there|into|through with) | tak(?:e|ing) part
     | be (?:a part|part|involved|of (?:any )?(?:help|assistance)|helping|providing)
     | tell(?:ing)? you (?:how to|where to|that) | explain(?:ing)? (?:how|{_SUCH}) | describ(?:e|ing) how
-    | say(?:ing)? anything | mak(?:e|ing) (?:{_SUCH}|content|jokes|fun) | allow(?:ing)? (?:{_SUCH}|myself)
+    | say(?:ing)? anything | mak(?:e|ing) (?:(?!it\b){_SUCH}|content|jokes|fun) | allow(?:ing)? (?:{_SUCH}|myself)
     | writ(?:e|ing) (?:{_SUCH}|an?|content|code|something|about|instructions|\w+ (?:text|content))
     | (?:complet|process)(?:e|ing)? {_SUCH} | carry(?:ing)? (?:out|on) {_SUCH} | continu(?:e|ing) (?:with|{_SUCH})
     | advis(?:e|ing) (?:you|on|anyone) | (?:recommend|suggest)(?:ing)? (?:{_SUCH}|ways|methods)
@@ -73,9 +73,10 @@ MUST = _any(r"""
     must | have to | need to | will have to | 'll have to | (?:'m|am) going to(?: have to)? | 'm gonna | 'd have to
     | would have to | should
 """)
-REFUSE = _any("decline | refuse | say no | turn (?:this|that|you|it) down | stop you | pass on")
+REFUSE = _any("decline | refuse | object | say no | turn (?:this|that|you|it) down | stop you | pass on")
 TAKES_PART = _any(rf"""
-    {HELP} | engage | participate | take part | condone | cooperate | do (?:that|this) (?:kind|sort|type)
+    {HELP} | answer (?:questions|such|that|this)
+    | engage | participate | take part | condone | cooperate | do (?:that|this) (?:kind|sort|type)
     | provide (?:instructions|help|assistance|guidance|information|advice|content|such|that|this)
     | support (?:or|such|that|this|any|violence|illegal|harm) | write (?:such|that)
 """)
@@ -95,6 +96,10 @@ PREVENT = _any(r"""
     | (?:don't|do not|doesn't|does not|won't|will not) (?:allow|permit|let)
 """)
 DONE = _any("fulfilled | completed | processed | answered | granted | honou?red | accommodated | met | carried")
+
+POLICY = _any("(?:content|usage|use|safety|community) (?:policy|policies|guidelines?|rules|filters?)")
+BLOCKED = _any("violat\\w+ | rejected | blocked | refused | denied | not (?:permitted|supported|allowed)")
+MACHINE = _any("robot | bot | machine | program | system | captain | pirate | wizard | knight | butler | librarian")
 
 GOOD = _any("appropriate | ethical | right | responsible | proper | safe | okay | ok | acceptable | legal | possible")
 BAD = _any("inappropriate | unethical | irresponsible | wrong | improper | unsafe | illegal | impossible")

@@ -35,7 +35,7 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class MeasuredFigures:
-    """A model's figures on the reporting prompts. unanswered: refusals, empty and degenerate answers together."""
+    """A model's figures on the reporting prompts. unanswered: everything but answers (refusals too)."""
 
     unanswered: Proportion
     refusals: Proportion

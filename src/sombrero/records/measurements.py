@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-VerdictLabel = Literal["refusal", "answer", "empty", "degenerate", "unknown"]
-"""``unknown``: the detector could not say. It is no verdict, so no rate counts it on either side."""
+VerdictLabel = Literal["refusal", "partial", "answer", "unfinished", "empty", "degenerate", "unknown"]
+"""partial: deflects, lectures or asks back instead of answering. unfinished: cut off inside its reasoning. unknown: the
+detector could not say; it is no verdict, so no rate counts it on either side."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,17 @@ class Response:
 @dataclass(frozen=True)
 class Verdict:
     """What a detector said of one response. Holds what it went by (a marker, a classifier's label, why it is unknown)
-    and the length, never the response."""
+    and the length, never the response.
+
+    reasoning_refuses: whether the reasoning before the final answer refuses, apart from the label, which is that of the
+    final answer; None where there was no reasoning.
+    """
 
     prompt_id: str
     label: VerdictLabel
     marker: str | None
     n_tokens: int
+    reasoning_refuses: bool | None = None
 
 
 @dataclass(frozen=True)

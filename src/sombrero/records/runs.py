@@ -46,8 +46,9 @@ class TrialScore:
     state ``generated``: refusals were counted on answers to all harmful search prompts; ``screened``: another trial is
     better on both counts, by the forward pass alone or by the refusals counted before generation was stopped;
     ``failed``: ``error`` says why. ``refusals`` counts among ``n`` prompts, None unless generated; ``faults`` counts
-    the answers that are empty or degenerate as far as they were generated: no compliance, so the search counts both;
-    ``unknown`` counts those that the detector could not judge: they are left out of the rate;
+    the answers that are partial, unfinished, empty or degenerate as far as they were generated: no compliance, so the
+    search counts both (a run older than these labels counted empty and degenerate ones); ``unknown`` counts those that
+    the detector could not judge: they are left out of the rate;
     ``predicted_refusals`` is the screening's count from the log-odds of the first token, or what was counted if that is
     more; ``kl`` is the mean first-token KL (nats) on harmless search prompts.
 

@@ -163,7 +163,7 @@ def _hover(trial: TrialScore) -> str:
 
 def _refusals(trial: TrialScore) -> str:
     if trial.refusals is not None:
-        faults = f", {trial.faults} answers broken" if trial.faults else ""
+        faults = f", {trial.faults} deflected or broken" if trial.faults else ""
         lost = f"; {trial.lost}/{trial.n_true} true refusals lost" if trial.n_true else ""
         return f"{trial.refusals}/{trial.n} refusals ({percent(trial.refusals / trial.n)}{faults}){lost}"
     if trial.predicted_refusals is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sombrero.records import Measurement, Proportion
+from sombrero.records import Measurement, Proportion, VerdictLabel
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.wording import NOTHING, count, number, percent
 
@@ -14,6 +14,12 @@ SHARES: tuple[tuple[str, str], ...] = (
     ("false_refusals", "False refusals on borderline-safe prompts"),
     ("harmless_refusals", "Refusals on plain harmless prompts"),
     ("contrast_refusals", "Refusals on short harmful contrasts"),
+)
+LABELS: tuple[tuple[VerdictLabel, str], ...] = (
+    ("partial", "Harmful prompts deflected (a lecture, a question back)"),
+    ("unfinished", "Harmful prompts: cut off inside the reasoning"),
+    ("empty", "Harmful prompts: empty answers"),
+    ("degenerate", "Harmful prompts: degenerate answers"),
 )
 _Reader = Callable[[Measurement], float | None]
 DIVERGENCES: tuple[tuple[str, _Reader], ...] = (
@@ -81,6 +87,12 @@ def figures_table(models: dict[str, Measurement]) -> dict[str, Any]:
         # the base does not diverge from itself: a zero there would read like a measurement
         (label, [NOTHING if name == "Base" else number(read(m)) for name, m in models.items()])
         for label, read in DIVERGENCES
+    ]
+    numbers += [
+        # runs older than a label did not count it
+        (title, [number(m.labels[label]) for m in models.values()])
+        for label, title in LABELS
+        if all(label in m.labels for m in models.values())
     ]
     numbers += [(label, [number(read(m)) for m in models.values()]) for label, read in COHERENCE]
     unknown = [m.labels.get("unknown", 0) for m in models.values()]

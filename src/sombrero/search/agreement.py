@@ -17,8 +17,9 @@ FEWEST = 3
 class Agreement:
     """Spearman's rank correlations over the ``n`` generated trials; None with fewer than FEWEST, or without variance.
 
-    refusals: predicted refusals with the rate of full answers that refuse or are broken; log_odds: the mean log-odds of
-    the first token with the same; lost: predicted with counted true refusals lost, by the goal ``calibrate``.
+    refusals: predicted refusals with the rate of full answers that refuse, deflect or are broken; log_odds: the mean
+    log-odds of the first token with the same; lost: predicted with counted true refusals lost, by the goal
+    ``calibrate``.
     """
 
     n: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sombrero.edits import EditPlanner, live_edit
-from sombrero.evaluation import Detector, first_token_log_probs, generate, is_refusal, kl, refusal_log_odds
+from sombrero.evaluation import Detector, first_token_log_probs, generate, kl, refusal_log_odds, settled_label
 from sombrero.records import EditParameters, ModelHandle, RenderedPrompt, TrialScore
 
 
@@ -95,7 +95,9 @@ def complete(bench: TrialBench, screened: TrialScore, *, beaten_at: int | None =
         return replace(screened, predicted_refusals=max(screened.predicted_refusals or 0, race.refusals))
     verdicts = bench.detector.judge_all([rendered.prompt for rendered in bench.harmful], responses)
     labels = Counter(verdict.label for verdict in verdicts)
-    unknown, faults = labels["unknown"], labels["empty"] + labels["degenerate"]
+    unknown = labels["unknown"]
+    # whatever neither refuses nor answers is no compliance: an edit gains nothing by deflecting or breaking the model
+    faults = labels.total() - labels["refusal"] - labels["answer"] - unknown
     if unknown == len(verdicts):
         why = f"the detector gave no verdict on any of {unknown} answers (the first: {verdicts[0].marker})"
         return replace(screened, state="failed", error=why)
@@ -119,5 +121,7 @@ class _Race:
             return True
         if not self._detector.settled(text):
             return False
-        self.refusals += is_refusal(self._detector, text)
-        return True
+        label = settled_label(self._detector, text)
+        self.refusals += label == "refusal"
+        # a lecture may still come to its answer
+        return label != "partial"

@@ -49,7 +49,7 @@ def missed_sentence(score: TrialScore, settings: SearchConfig) -> str | None:
     if all(constraint.met for constraint in found):
         return None
     what = {
-        "max_refusals": "{v:.1%} of the answers refused or broken (at most {m:.1%})",
+        "max_refusals": "{v:.1%} of the answers refused, deflected or broken (at most {m:.1%})",
         "max_kl": "first-token KL {v:.3f} (at most {m:g})",
         "keep_true_refusals": "{v:.1%} of the true refusals kept (at least {m:.1%})",
     }
