@@ -43,7 +43,8 @@ class RowBatch:
         """
         if not kept:  # what is not needed any more makes room first
             self._cache = None
-        batch = prepare_batch(self._handle, rows, n_new=self._n_new, beginning=self._beginning)
+        # rows that join are copied to others, where the room is
+        batch = prepare_batch(self._handle, rows, n_new=0 if kept else self._n_new, beginning=self._beginning)
         assert batch.cache is not None
         self._beginning = batch.beginning or self._beginning
         tokens = self._next(batch.ids, batch.positions, batch.mask, batch.cache)

@@ -74,6 +74,11 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = self._key_buffer[:, :, :width], self._value_buffer[:, :, :width]
         self._n_new = room
 
+    def reset(self) -> None:
+        """Forget all positions, and let go of the buffers."""
+        self._key_buffer = self._value_buffer = None
+        super().reset()
+
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Give every row ``repeats`` copies, room included."""
         length = self.get_seq_length()
