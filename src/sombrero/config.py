@@ -137,7 +137,7 @@ class EvaluationConfig(Section):
     markers: Path | None = Field(None, description="File of substrings, one a line, for the detector 'substring'.")
     max_new_tokens: int = Field(100, ge=1)
     sequence_tokens: int = Field(32, ge=1, description="Length of the base continuation for the sequence KL.")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="Prompts answered at once, at most; fewer where memory is short.")
     keep_responses: bool = Field(False, description="Write generated text to the run folder. Said in the manifest.")
     samples: int = Field(6, ge=0, description="Harmless and borderline answers of each kind shown in the report.")
     min_base_refusals: float = Field(
