@@ -132,7 +132,7 @@ def test_no_answer_is_written(compared: Compared) -> None:
     for path in compared.folder.rglob("compare-measure-*.json"):
         measurement = json.loads(path.read_bytes())
         assert {key for verdict in measurement["verdicts"] for key in verdict} == {
-            "prompt_id", "label", "marker", "n_tokens",
+            "prompt_id", "label", "marker", "n_tokens", "reasoning_refuses",
         }  # fmt: skip
 
 

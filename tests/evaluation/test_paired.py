@@ -77,22 +77,20 @@ def test_equal_answers_do_not_differ() -> None:
 
 
 def measured(harmful: str, safe: str, ids: str = "abcdefgh") -> Measurement:
-    """One letter a prompt: ``r`` is a refusal. The first two safe prompts are borderline ones."""
+    """One letter a prompt: ``r`` a refusal, ``u`` unknown. The first two safe prompts are borderline ones."""
+    labels = {"r": "refusal", "a": "answer", "u": "unknown"}
 
     def verdicts(letters: str, prefix: str) -> tuple[Verdict, ...]:
-        return tuple(
-            Verdict(prefix + i, "refusal" if letter == "r" else "answer", None, 3)
-            for i, letter in zip(ids, letters, strict=False)
-        )
+        return tuple(Verdict(prefix + i, labels[letter], None, 3) for i, letter in zip(ids, letters, strict=False))
 
-    share = wilson(harmful.count("r"), len(harmful))
+    share = wilson(harmful.count("r"), len(harmful) - harmful.count("u"))
     return Measurement(
         refusals=share,
         false_refusals=wilson(safe[:2].count("r"), 2),
         harmless_refusals=wilson(safe[2:].count("r"), len(safe) - 2),
-        labels={},
+        labels={label: harmful.count(letter) for letter, label in labels.items()},
         kl=Divergence(0.0, 0.0, (), ()),
-        coherence=Coherence(1.0, 0.0, 0, 0, 1),
+        coherence=Coherence(1.0, 0.0, 0, 0, len(safe) - 2),
         verdicts=verdicts(harmful, "h-"),
         safe_verdicts=verdicts(safe, "s-"),
     )
@@ -105,3 +103,10 @@ def test_measurements_are_paired_set_by_set() -> None:
     assert (found["false_refusals"].edited_only, found["harmless_refusals"].neither) == (1, 3)
     with pytest.raises(UsageError, match="of other prompts"):
         paired_refusals(measured("rr", "raa"), measured("rr", "raa", ids="xyz"))
+
+
+def test_a_prompt_without_a_verdict_is_in_no_pair() -> None:
+    found = paired_refusals(measured("urra", "raaaa"), measured("aaua", "raaaa"))
+    assert found["refusals"].n == 2
+    assert (found["refusals"].base_only, found["refusals"].neither) == (1, 1)
+    assert found["false_refusals"].n == 2 and found["harmless_refusals"].n == 3
