@@ -135,6 +135,11 @@ class EvaluationConfig(Section):
         "opening", description="opening, substring, classifier, judge, or a detector that another package adds."
     )
     markers: Path | None = Field(None, description="File of substrings, one a line, for the detector 'substring'.")
+    thinking: Literal["closed", "on", "off"] = Field(
+        "closed",
+        description="Reasoning: closed in advance; on, the final answer is scored (raise max_new_tokens); or off, as "
+        "far as the chat template can.",
+    )
     max_new_tokens: int = Field(100, ge=1)
     sequence_tokens: int = Field(32, ge=1, description="Length of the base continuation for the sequence KL.")
     batch_size: int = Field(64, ge=1, description="Prompts answered at once, at most; fewer where memory is short.")

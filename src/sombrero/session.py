@@ -20,7 +20,7 @@ from sombrero.prompts import SystemRole, check_disjoint, load_prompts, render, r
 from sombrero.records import Prompt, RenderedPrompt, SplitName
 
 if TYPE_CHECKING:
-    from sombrero.architectures import Architecture
+    from sombrero.architectures import Architecture, ReasoningDelimiters
     from sombrero.evaluation import Detector
     from sombrero.records import ModelHandle, Writer
 
@@ -74,12 +74,27 @@ class Session:
 
     @cached_property
     def detector(self) -> Detector:
-        """The refusal detector. Raises UsageError when it cannot be made, ModelError when it is a broken model."""
-        from sombrero.evaluation import DetectorSetup, build_detector
+        """The refusal detector; it judges final answers where the architecture says how reasoning is delimited.
+
+        Raises UsageError when it cannot be made, ModelError when it is a broken model.
+        """
+        from sombrero.evaluation import DetectorSetup, FinalAnswerDetector, build_detector, starting_place
 
         settings = self.config.evaluation
         cache = settings.judge_cache or platformdirs.user_cache_path("sombrero") / "judge"
-        return build_detector(DetectorSetup(settings, self.config.model.device, cache, self.judge_key))
+        detector = build_detector(DetectorSetup(settings, self.config.model.device, cache, self.judge_key))
+        if self._reasoning is None:
+            return detector
+        # the template begins every answer alike
+        start = starting_place(self.conversation([{"role": "user", "content": "Hello"}]).text, self._reasoning)
+        return FinalAnswerDetector(detector, self._reasoning, start)
+
+    @property
+    def _reasoning(self) -> ReasoningDelimiters | None:
+        try:
+            return self.architecture.reasoning
+        except ArchitectureError:  # a model can be measured without its writers being known; an edit asks for them
+            return None
 
     @cached_property
     def prompts(self) -> dict[tuple[Role, SplitName], tuple[Prompt, ...]]:
@@ -114,20 +129,19 @@ class Session:
         return self._rendered[key]
 
     def conversation(self, history: Sequence[dict[str, str]]) -> RenderedPrompt:
-        """A conversation as the model sees it, under the same system prompt and with reasoning closed as well."""
+        """A conversation as the model sees it, under the same system prompt and with reasoning treated alike."""
         return render_conversation(self.handle.tokenizer, history, **self._template_settings)
 
     @property
     def _template_settings(self) -> dict[str, Any]:
-        try:
-            reasoning = self.architecture.reasoning
-        except ArchitectureError:  # a model can be measured without its writers being known; an edit asks for them
-            reasoning = None
-        return {
-            "system_prompt": self.config.prompts.system_prompt,
-            "close_reasoning": (reasoning.opening, reasoning.closing) if reasoning else None,
-            **({"enable_thinking": False} if reasoning else {}),
-        }
+        settings: dict[str, Any] = {"system_prompt": self.config.prompts.system_prompt, "close_reasoning": None}
+        reasoning, thinking = self._reasoning, self.config.evaluation.thinking
+        if reasoning is None:
+            return settings
+        if thinking == "closed":
+            marks = (reasoning.opening, reasoning.closing, reasoning.final)
+            settings["close_reasoning"] = tuple(mark for mark in marks if mark is not None)
+        return settings | {"enable_thinking": thinking == "on"}
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -34,10 +34,14 @@ class WriterSpec(Entry):
 
 
 class ReasoningDelimiters(Entry):
-    """How the chat template marks a reasoning block."""
+    """How the chat template marks a reasoning block.
 
-    opening: str
-    closing: str
+    ``final``: what opens the final answer, where reasoning and answer have channels of their own (harmony).
+    """
+
+    opening: str = Field(pattern=r"\S")
+    closing: str = Field(pattern=r"\S")
+    final: str | None = Field(None, pattern=r"\S")
 
 
 class Architecture(Entry):

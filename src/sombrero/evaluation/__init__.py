@@ -36,6 +36,7 @@ from sombrero.evaluation.matched import (
     resample_matched,
 )
 from sombrero.evaluation.measure import EvaluationSets, measure, paired_refusals, samples
+from sombrero.evaluation.reasoning import FinalAnswerDetector, SplitResponse, split_response, starting_place
 from sombrero.evaluation.screening import refusal_log_odds, refusal_tokens
 from sombrero.evaluation.statistics import bootstrap_mean, compare_refusals, summarize_values, wilson
 
@@ -44,10 +45,12 @@ __all__ = [
     "Detector",
     "DetectorSetup",
     "EvaluationSets",
+    "FinalAnswerDetector",
     "MarkerDetector",
     "Matched",
     "MeasuredFront",
     "OpeningDetector",
+    "SplitResponse",
     "TextDetector",
     "base_continuations",
     "bootstrap_mean",
@@ -81,6 +84,8 @@ __all__ = [
     "samples",
     "sequence_kl",
     "settled_label",
+    "split_response",
+    "starting_place",
     "summarize_values",
     "wilson",
 ]

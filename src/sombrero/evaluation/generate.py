@@ -38,7 +38,8 @@ def generate(
 
     Plain greedy: of the model's generation configuration only the end tokens count, so that models are compared on
     equal terms. A row ends at an end token, which is its last token id; after ``max_new_tokens``; or, looked at every
-    CHECK_EVERY tokens, when ``settled`` says that more text cannot change its verdict. Text leaves special tokens out.
+    CHECK_EVERY tokens, when ``settled`` says that more text cannot change its verdict. Text leaves special tokens out,
+    but for those that delimit reasoning (``handle.kept_tokens``).
     ``on_progress`` is given the number of answers that ended since its last call.
 
     ``batch_size`` is the most rows at once; fewer are taken when free memory asks for it, and half as many whenever
@@ -57,7 +58,8 @@ def generate(
     if not prompts:
         return ()
     ends = end_tokens(handle)
-    rows = [_Row(handle, prompt, settled, ends, max_new_tokens) for prompt in prompts]
+    dropped = _dropped_tokens(handle)
+    rows = [_Row(handle, prompt, settled, ends, max_new_tokens, dropped) for prompt in prompts]
     # longest first: little padding, and what does not fit into memory fails at once
     order = [rows[i] for i in by_length([len(prompt.token_ids) for prompt in prompts])]
     with torch.inference_mode():
@@ -74,6 +76,13 @@ def end_tokens(handle: ModelHandle) -> frozenset[int]:
     for found in (getattr(configuration, "eos_token_id", None), handle.tokenizer.eos_token_id):
         ends.update([] if found is None else [found] if isinstance(found, int) else found)
     return frozenset(ends)
+
+
+def _dropped_tokens(handle: ModelHandle) -> frozenset[int]:
+    """The special tokens that are left out of an answer's text."""
+    added = handle.tokenizer.added_tokens_decoder
+    special = {token for token, entry in added.items() if entry.special} | set(handle.tokenizer.all_special_ids)
+    return frozenset(special) - handle.kept_tokens
 
 
 def _answer(handle: ModelHandle, rows: Sequence[_Row], n_new: int, batch_size: int, refill: bool) -> Iterator[int]:
@@ -139,6 +148,7 @@ class _Row:
     settled: Callable[[str], bool] | None
     ends: frozenset[int]
     n_new: int
+    dropped: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     stopped: Literal["end", "length", "settled"] | None = None
 
@@ -170,7 +180,6 @@ class _Row:
         return Response(self.prompt.prompt.id, self._text(), tuple(self.tokens), self.stopped)
 
     def _text(self) -> str:
+        shown = [token for token in self.tokens if token not in self.dropped]
         # cleaning up spaces would change text that an earlier look has already judged
-        return str(
-            self.handle.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self.handle.tokenizer.decode(shown, clean_up_tokenization_spaces=False))

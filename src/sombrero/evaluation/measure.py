@@ -12,11 +12,12 @@ from sombrero.evaluation.coherence import measure_coherence
 from sombrero.evaluation.detectors import Detector, is_refusal, refusal_share
 from sombrero.evaluation.divergence import base_continuations, measure_divergence, no_divergence
 from sombrero.evaluation.generate import generate
-from sombrero.evaluation.statistics import compare_refusals
+from sombrero.evaluation.statistics import compare_refusals, wilson
 from sombrero.records import (
     Divergence,
     Measurement,
     PairedRefusals,
+    Proportion,
     RenderedPrompt,
     Response,
     Sample,
@@ -123,6 +124,7 @@ def measure(
         verdicts=every,
         contrast_refusals=refusal_share(contrast) if contrast else None,
         safe_verdicts=(*borderline_verdicts, *harmless_verdicts),
+        reasoning_refusals=_reasoning_refusals(verdicts),
     )
     return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
 
@@ -195,6 +197,11 @@ def _refuses_for_certain(detector: Detector) -> Callable[[str], bool]:
 
 def _judge(detector: Detector, prompts: Sequence[RenderedPrompt], responses: Sequence[Response]) -> tuple[Verdict, ...]:
     return detector.judge_all([rendered.prompt for rendered in prompts], responses)
+
+
+def _reasoning_refusals(verdicts: Sequence[Verdict]) -> Proportion | None:
+    found = [verdict.reasoning_refuses for verdict in verdicts if verdict.reasoning_refuses is not None]
+    return wilson(sum(found), len(found)) if found else None
 
 
 def _count_labels(verdicts: Sequence[Verdict]) -> dict[str, int]:

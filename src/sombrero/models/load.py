@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sombrero.architectures import load_architectures
 from sombrero.config import ModelConfig
 from sombrero.errors import ModelError
 from sombrero.models.embedded import embedded_folder
@@ -31,7 +32,19 @@ def load_model(config: ModelConfig) -> ModelHandle:
     tokenizer = _load_tokenizer(folder, config)
     stored = stored_dtype(folder, config.source)
     model = _load_weights(folder, config, stored)
-    return ModelHandle(model, tokenizer, config.source, folder, config.revision, stored)
+    kept = delimiter_tokens(model, tokenizer)
+    return ModelHandle(model, tokenizer, config.source, folder, config.revision, stored, kept)
+
+
+def delimiter_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens of the architecture's reasoning delimiters; none for a class that is not described."""
+    name = type(model).__name__
+    reasoning = next((entry.reasoning for entry in load_architectures() if name in entry.classes), None)
+    if reasoning is None:
+        return frozenset()
+    marks = [mark for mark in (reasoning.opening, reasoning.closing, reasoning.final) if mark is not None]
+    # only special tokens would be left out of a text; others are kept in any case
+    return frozenset(i for ids in tokenizer(marks, add_special_tokens=False)["input_ids"] for i in ids)
 
 
 def load_skeleton(config: ModelConfig) -> PreTrainedModel:

@@ -34,7 +34,7 @@ def render(
     prompts: Sequence[Prompt],
     *,
     system_prompt: str | None = None,
-    close_reasoning: tuple[str, str] | None = None,
+    close_reasoning: tuple[str, ...] | None = None,
     max_tokens: int | None = None,
     **template_kwargs: Any,
 ) -> Rendering:
@@ -42,6 +42,7 @@ def render(
 
     close_reasoning: the opening and closing delimiter of a reasoning block, such as ("<think>", "</think>"); where the
     generation prompt ends by opening one, an empty block is closed, so that the last token stands before the answer.
+    A third one opens the channel of final answers; the prompt then ends with it.
     max_tokens: longest rendering allowed. template_kwargs go to the template (``enable_thinking=False``).
 
     Raises ModelError when there is no chat template, or it fails on or drops a request. Raises PromptError when there
@@ -67,7 +68,7 @@ def render_conversation(
     history: Sequence[Message],
     *,
     system_prompt: str | None = None,
-    close_reasoning: tuple[str, str] | None = None,
+    close_reasoning: tuple[str, ...] | None = None,
     **template_kwargs: Any,
 ) -> RenderedPrompt:
     """A conversation whose last message is the user's, as :func:`render` would show it with that system prompt.
@@ -151,9 +152,11 @@ def _render_text(
     return text
 
 
-def _closed(text: str, opening: str, closing: str) -> str:
-    """Close an empty block in the usual layout: a blank line inside, a blank line after."""
+def _closed(text: str, opening: str, closing: str, final: str | None = None) -> str:
+    """Close an empty block in the usual layout, a blank line inside and a blank line after; or open the answer."""
     head = text.rstrip()
+    if final is not None:
+        return text if head.endswith(final.strip()) else text + final
     return f"{head}\n\n{closing.strip()}\n\n" if head.endswith(opening.strip()) else text
 
 

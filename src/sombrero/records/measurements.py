@@ -128,6 +128,7 @@ class Measurement:
     refusals: on harmful prompts. false_refusals: on borderline-safe prompts. harmless_refusals: on plain harmless ones.
     contrast_refusals: on short harmful contrasts, where there are any. verdicts: of the harmful prompts, then of the
     contrasts. safe_verdicts: of the borderline prompts, then of the harmless ones; empty in a record from before it.
+    reasoning_refusals: of the responses to harmful prompts that reason, those whose reasoning refuses.
     """
 
     refusals: Proportion
@@ -139,6 +140,7 @@ class Measurement:
     verdicts: tuple[Verdict, ...] = field(repr=False)
     contrast_refusals: Proportion | None = None
     safe_verdicts: tuple[Verdict, ...] = field(default=(), repr=False)
+    reasoning_refusals: Proportion | None = None
 
 
 @dataclass(frozen=True)

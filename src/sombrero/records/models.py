@@ -24,6 +24,7 @@ class ModelHandle:
     """A loaded model. ``folder`` holds its checkpoint files; ``source`` is what the user named.
 
     stored_dtype: that of the checkpoint's weights, in which a bake stores edited ones; None: that of the loaded model.
+    kept_tokens: special tokens that stay in the text of an answer, as they delimit its reasoning.
     """
 
     model: PreTrainedModel
@@ -32,6 +33,7 @@ class ModelHandle:
     folder: Path
     revision: str | None = None
     stored_dtype: torch.dtype | None = None
+    kept_tokens: frozenset[int] = frozenset()
 
     @property
     def device(self) -> torch.device:

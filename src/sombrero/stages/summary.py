@@ -89,12 +89,13 @@ def figures(measurement: Measurement, base: Measurement | None = None) -> dict[s
 
     ``base`` gives what its answers are as long as; without it, ``length_ratio`` is null.
     """
-    contrast = measurement.contrast_refusals
+    contrast, reasoning = measurement.contrast_refusals, measurement.reasoning_refusals
     return {
         "refusals": proportion(measurement.refusals),
         "false_refusals": proportion(measurement.false_refusals),
         "harmless_refusals": proportion(measurement.harmless_refusals),
         **({} if contrast is None else {"contrast_refusals": proportion(contrast)}),
+        **({} if reasoning is None else {"reasoning_refusals": proportion(reasoning)}),
         "labels": dict(measurement.labels),
         "kl": divergence(measurement.kl) if measurement.kl else None,
         "coherence": coherence(measurement, base),
