@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sombrero.config import ModelConfig, PromptConfig, RunConfig
 from sombrero.errors import CheckpointError, ModelError, PromptError
+from sombrero.evaluation import FinalAnswerDetector
 from sombrero.prompts import starter_prompts
 from sombrero.records import SplitName
 from sombrero.session import MIN_TO_CUT, Role, Session, checkpoint_hash, load_role
@@ -189,3 +190,39 @@ def test_the_identity_is_of_the_checkpoint_and_of_every_prompt(tiny: Path, tmp_p
 def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config\.json"):
         _ = Session(RunConfig(model=ModelConfig(source=str(tmp_path)))).folder
+
+
+# Reasoning
+
+MAY_REASON = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
+)
+ALWAYS_REASONS = MAY_REASON.replace("enable_thinking is not defined or enable_thinking", "true")
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking", "ending", "start"),
+    [
+        (MAY_REASON, "closed", "assistant\n", "answer"),
+        (MAY_REASON, "on", "assistant\n<think>\n", "reasoning"),
+        (MAY_REASON, "off", "assistant\n", "answer"),
+        (ALWAYS_REASONS, "closed", "assistant\n<think>\n\n</think>\n\n", "answer"),
+        (ALWAYS_REASONS, "on", "assistant\n<think>\n", "reasoning"),
+        (ALWAYS_REASONS, "off", "assistant\n<think>\n", "reasoning"),
+    ],
+)
+def test_reasoning_is_closed_on_or_off(template: str, thinking: str, ending: str, start: str, tmp_path: Path) -> None:
+    folder = save_tiny("qwen3", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    config = session(tmp_path).config
+    config = config.model_copy(
+        update={
+            "model": ModelConfig(source=str(folder)),
+            "evaluation": config.evaluation.model_copy(update={"thinking": thinking}),
+        }
+    )
+    found = Session(config)
+    assert all(prompt.text.endswith(ending) for prompt in found.rendered("harmful", "search"))
+    assert isinstance(found.detector, FinalAnswerDetector)
+    assert (found.detector.name, found.detector.start) == ("opening", start)

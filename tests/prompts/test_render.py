@@ -143,3 +143,9 @@ def test_a_template_of_one_turn_refuses_a_conversation() -> None:
     template = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + CHATML
     with pytest.raises(ModelError, match="conversation of 3 messages: one turn only"):
         render_conversation(make_tokenizer(template), TURNS)
+
+
+def test_a_channel_of_final_answers_is_opened_in_advance() -> None:
+    harmony = ("<|channel|>analysis<|message|>", "<|end|>", "<|channel|>final<|message|>")
+    opened = render(make_tokenizer(CHATML), PROMPTS, close_reasoning=harmony)
+    assert all(r.text.endswith("assistant\n<|channel|>final<|message|>") for r in opened.prompts)
