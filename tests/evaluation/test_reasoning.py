@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ REFUSES = "I'm sorry, but I can't help with that."
 
 
 def judge(detector: FinalAnswerDetector, text: str) -> Verdict:
-    return detector.judge(Response("p", text, (1, 2, 3), "length"))
+    return detector.judge_all([Prompt("p", "")], [Response("p", text, (1, 2, 3), "length")])[0]
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -119,6 +120,24 @@ def test_a_settled_final_answer_stays(
                 assert (judge(detector, text).label == "refusal") == refuses, (text[:end], text)
 
 
+def test_the_other_detector_is_asked_once_and_never_of_reasoning_alone() -> None:
+    class Recording(OpeningDetector):
+        def judge_all(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> tuple[Verdict, ...]:
+            seen.append([response.text for response in responses])
+            return super().judge_all(prompts, responses)
+
+    seen: list[list[str]] = []
+    texts = ["<think>Hm.</think>Sure.", "<think>Hm, let me", REFUSES]
+    responses = [Response(f"p{i}", text, (1,), "length") for i, text in enumerate(texts)]
+    detector = FinalAnswerDetector(Recording(), THINK)
+    found = detector.judge_all([Prompt(response.prompt_id, "") for response in responses], responses)
+    assert seen == [["Sure.", REFUSES]]
+    assert [v.label for v in found] == ["answer", "unfinished", "refusal"]
+    assert [v.prompt_id for v in found] == ["p0", "p1", "p2"]
+    detector.judge_all([Prompt("p1", "")], responses[1:2])
+    assert len(seen) == 1
+
+
 def test_reasoning_never_settles() -> None:
     detector = FinalAnswerDetector(OpeningDetector(), THINK, "reasoning")
     assert not detector.settled(f"{REFUSES} " * 20)
@@ -152,7 +171,8 @@ def test_delimiters_stay_in_the_text_whether_they_are_special_tokens_or_not(fami
     prompt = RenderedPrompt(Prompt("p", "Hello"), "Hello", tuple(tokenizer("Hello")["input_ids"]))
     (found,) = generate(handle, [prompt], max_new_tokens=3)
     assert found.text == reasoning.opening * 3
-    assert FinalAnswerDetector(OpeningDetector(), reasoning).judge(found).label == "unfinished"
+    (verdict,) = FinalAnswerDetector(OpeningDetector(), reasoning).judge_all([prompt.prompt], [found])
+    assert verdict.label == "unfinished"
     (bare,) = generate(replace(handle, kept_tokens=frozenset()), [prompt], max_new_tokens=3)
     assert bare.text == ("" if special else reasoning.opening * 3)
     with torch.no_grad():
