@@ -46,7 +46,7 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
     },
     "evaluation": {
         "detector": "substring", "markers": "m.txt", "max_new_tokens": 5, "sequence_tokens": 6, "batch_size": 7,
-        "keep_responses": True, "samples": 0, "min_base_refusals": 0.2,
+        "thinking": "off", "keep_responses": True, "samples": 0, "min_base_refusals": 0.2,
         "classifier": "some/classifier", "classifier_labels": "LABEL_0=answer,LABEL_1=refusal", "classifier_pair": True,
         "judge_url": "http://127.0.0.1:9/v1", "judge_model": "some/judge", "judge_key_variable": "SOME_KEY",
         "judge_remote": True, "judge_concurrency": 2, "judge_timeout": 5.5, "judge_retries": 1,
