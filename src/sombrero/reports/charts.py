@@ -69,7 +69,7 @@ def add_band(figure: Figure, band: Band, colour: str, **panel: int) -> None:
     line = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **panel}
     shade = {"fill": "tonexty", "fillcolor": faded(colour)}
     high, low = ([limits[i] for i in there] for limits in (band.high, band.low))
-    figure.add_scatter(x=there, y=plotted(high), name=f"{band.name}, above", **line)
+    figure.add_scatter(x=there, y=plotted(high), name=f"{band.name}, 95% (upper)", **line)
     figure.add_scatter(x=there, y=plotted(low), name=f"{band.name}, 95%", **line, **shade)
 
 
