@@ -20,6 +20,8 @@ EVALUATOR = "fANOVA"
 MOST_TRIALS = 500
 """Of a longer search evenly spaced ones: the time grows faster than their number, and the shares hardly change."""
 
+MOST_CHOICES = 12
+
 Settings = dict[str, str | float]
 
 
@@ -72,7 +74,8 @@ def trial_settings(trial: TrialScore) -> Settings:
 def distributions(rows: Sequence[Settings]) -> dict[str, BaseDistribution]:
     """The settings that all rows have and that differ among them, over the range that was tried.
 
-    A setting that equals an earlier one in every trial (one layer window for all writers) is left out.
+    Left out: a setting that equals an earlier one in every trial (one layer window for all writers), and one with more
+    than ``MOST_CHOICES`` names, which the evaluator takes minutes for.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -87,6 +90,8 @@ def distributions(rows: Sequence[Settings]) -> dict[str, BaseDistribution]:
         columns.append(column)
         numbers = [value for value in column if not isinstance(value, str)]
         texts = sorted({value for value in column if isinstance(value, str)})
+        if len(texts) > MOST_CHOICES:
+            continue
         found[name] = CategoricalDistribution(texts) if texts else FloatDistribution(min(numbers), max(numbers))
     return found
 

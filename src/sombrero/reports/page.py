@@ -47,6 +47,21 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ..
 )
 """Name (of the template and the anchor), heading, and the function that gives the template its values."""
 
+SHORT_TITLES = {
+    "verdict": "Result",
+    "map": "Map",
+    "manifold": "Manifold",
+    "sizes": "How many",
+    "layers": "Layers",
+    "controls": "Controls",
+    "trials": "Search",
+    "comparison": "Comparison",
+    "samples": "Answers",
+    "proof": "Proof",
+    "origin": "Origin",
+}
+"""What the line of links calls the sections; a section without one is called by its heading."""
+
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` of the run folder ``run``, and ``map.png`` once it has a map. Returns the page's path.
@@ -79,6 +94,7 @@ def render(run: RunFiles) -> str:
             seed=run.manifest.get("seed"),
             goal=run.manifest["config"].get("search", {}).get("goal"),
             sections=[(name, title, views[name]) for name, title, _ in SECTIONS],
+            short_titles=SHORT_TITLES,
             progress=progress(run),
             keeps_responses=bool(run.manifest.get("keeps_responses")),
             **page_scripts(charts, tables, sliders),

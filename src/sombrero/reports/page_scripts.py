@@ -16,7 +16,7 @@ from sombrero.reports.wording import script_json
 CHART_LIBRARY = "plotly-basic-4.1.1.min.js.gz"
 """From npm's ``plotly.js-basic-dist-min`` (MIT): scatter and bar charts, a quarter of the bundle that Python's has."""
 
-EARLY, PARTS = "theme.js", ("common.js", "charts.js", "manifold.js", "map.js", "downloads.js")
+EARLY, PARTS = "theme.js", ("page_data.js", "charts.js", "manifold.js", "map.js", "downloads.js")
 """Run before anything is seen; and the parts of the one script that runs when the page is there, in order."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sombrero.records import Finalist, TrialScore
-from sombrero.reports.charts import BLUE, GREY, VERMILLION, base_layout, decades, figure_data
+from sombrero.reports.charts import BLUE, GREY, VERMILLION, base_layout, figure_data, log_ticks
 from sombrero.reports.data_table import data_table
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.verdict import share_cell
@@ -123,7 +123,7 @@ def trial_figure(trials: Sequence[TrialScore], front: Sequence[TrialScore], chos
     false = any(trial.n_true for trial in trials)
     figure = go.Figure(layout=base_layout(460))
     figure.update_layout(hovermode="closest", margin={"t": 64})
-    figure.update_xaxes(title="first-token KL (nats, log scale)", type="log", dtick=decades(shown_kl))
+    figure.update_xaxes(title="first-token KL (nats, log scale)", type="log", **log_ticks(shown_kl))
     figure.update_yaxes(
         title="false refusals on borderline-safe prompts" if false else "refusals on harmful prompts",
         tickformat=".0%",

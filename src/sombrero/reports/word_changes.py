@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from itertools import groupby
 
 from sombrero.reports.wording import visible
 
@@ -11,13 +12,14 @@ Part = tuple[str, bool]
 """A piece of text, and whether the other text does not have it."""
 
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
+_EDGES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 
 
 def word_changes(before: str, after: str) -> tuple[list[Part], list[Part]]:
     """Both texts as pieces, in order. Joined they are the texts, made visible; equal texts are one unchanged piece.
 
-    Compared word by word (Ratcliff & Obershelp's longest matching blocks). White space alone between two changed words
-    counts as changed: what it joins was not kept.
+    Compared word by word (Ratcliff & Obershelp's longest matching blocks). White space between two changed words belongs
+    to the change; at its edges and line feeds it does not, so that nothing empty is marked.
     """
     one, other = _TOKEN.findall(visible(before)), _TOKEN.findall(visible(after))
     blocks = SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
@@ -30,10 +32,18 @@ def word_changes(before: str, after: str) -> tuple[list[Part], list[Part]]:
 
 
 def _parts(tokens: list[str], kept: list[bool]) -> list[Part]:
+    runs = groupby(zip(tokens, kept, strict=True), _is_kept)
+    pieces = [("".join(token for token, _ in run), same) for same, run in runs]
     parts: list[Part] = []
-    for token, same in zip(tokens, kept, strict=True):
-        if parts and parts[-1][1] is not same:
-            parts[-1] = (parts[-1][0] + token, not same)
-        else:
-            parts.append((token, not same))
+    for text, same in pieces:
+        found = [(text, False)] if same else [(cut, bool(cut.strip())) for cut in _EDGES.split(text) if cut]
+        for cut, changed in found:
+            if parts and parts[-1][1] is changed:
+                parts[-1] = (parts[-1][0] + cut, changed)
+            else:
+                parts.append((cut, changed))
     return parts
+
+
+def _is_kept(entry: tuple[str, bool]) -> bool:
+    return entry[1]
