@@ -36,7 +36,9 @@ def write_whole_run(path: Path, *, n_layers: int = N_LAYERS, texts: tuple[str, .
     """:func:`write_run`, and all that stands beside it."""
     write_run(path, n_layers=n_layers, texts=texts, **settings)
     save_record(edited_plane(n_layers), path / "map/edited-plane.safetensors")
-    leaks = [LayerLeak(i, (f"{i}.mlp",), 3.0, 0.4 / (1 + i), 0.1 + 0.3 / (1 + i)) for i in range(n_layers // 2, n_layers)]
+    leaks = [
+        LayerLeak(i, (f"{i}.mlp",), 3.0, 0.4 / (1 + i), 0.1 + 0.3 / (1 + i)) for i in range(n_layers // 2, n_layers)
+    ]
     (path / "leak.json").write_bytes(TypeAdapter(list[LayerLeak]).dump_json(leaks))
     (path / "compare.json").write_bytes(TypeAdapter(Comparison).dump_json(comparison(*texts[:1])))
     return path
@@ -45,7 +47,7 @@ def write_whole_run(path: Path, *, n_layers: int = N_LAYERS, texts: tuple[str, .
 def edited_plane(n_layers: int = N_LAYERS) -> EditedPlane:
     """Harmful prompts half way to the harmless ones; these moved a little."""
     found = manifold(refusal_map(n_layers=n_layers))
-    middle = found.harmless.mean(dim=1, keepdim=True)
+    middle = found.harmless[:, :N_EDITED].mean(dim=1, keepdim=True)
     harmful = 0.5 * (found.harmful[:, :N_EDITED] + middle)
     return EditedPlane(harmful.contiguous(), (found.harmless[:, :N_EDITED] + 0.01).contiguous())
 
@@ -91,7 +93,9 @@ def comparison(model: str = "embedded") -> Comparison:
             for level in LEVELS
         ),
         bands=tuple(
-            FrontBand(method, rates, (2,) * 10, *(tuple(k * cost[method] * (1 - r) for r in rates) for k in (0.9, 1, 1.1)))
+            FrontBand(
+                method, rates, (2,) * 10, *(tuple(k * cost[method] * (1 - r) for r in rates) for k in (0.9, 1, 1.1))
+            )
             for method in METHODS
         ),
         fronts=tuple(
@@ -111,6 +115,4 @@ def comparison(model: str = "embedded") -> Comparison:
 def measured(kl: float) -> MeasuredFigures:
     """Figures of one trial on the reporting prompts."""
     found = measurement(9, 8, kl)
-    return MeasuredFigures(
-        found.refusals, found.refusals, found.false_refusals, kl, kl / 2, found.coherence
-    )
+    return MeasuredFigures(found.refusals, found.refusals, found.false_refusals, kl, kl / 2, found.coherence)

@@ -21,7 +21,7 @@ METHOD_COLOURS = {
     "single": BLUE,
     "k-means": GREEN,
     "pca": PURPLE,
-    "random": "#7a5c00",
+    "random": "#96730a",
     "shuffled": GREY,
 }
 """A colour for each method of finding directions; figures add dashes or names, as some are alike in grey."""

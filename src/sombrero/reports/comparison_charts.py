@@ -13,6 +13,8 @@ from sombrero.reports.wording import finite, percent
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+AXIS = {"font": {"size": 13}}
+
 
 def front_figure(found: Comparison) -> Figure:
     """Interpolated first-token KL over the refusal rate, on the search prompts; circles: reporting prompts."""
@@ -35,8 +37,10 @@ def front_figure(found: Comparison) -> Figure:
         )
     for level in found.levels:
         figure.add_vline(x=level, line={"color": GREY, "dash": "dot", "width": 1})
-    figure.update_xaxes(title="refusals on harmful prompts", tickformat=".0%", range=[-0.02, 1.0], zeroline=False)
-    figure.update_yaxes(title="first-token KL (nats)", rangemode="tozero", zeroline=False)
+    figure.update_xaxes(
+        title={"text": "refusals on harmful prompts", **AXIS}, tickformat=".0%", range=[-0.02, 1.0], zeroline=False
+    )
+    figure.update_yaxes(title={"text": "first-token KL (nats)", **AXIS}, rangemode="tozero", zeroline=False)
     return figure
 
 
@@ -60,7 +64,7 @@ def difference_figure(found: Comparison) -> Figure:
         )
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     figure.update_layout(margin={"l": 130, "t": 40})
-    figure.update_xaxes(title="KL, map − control (nats)", zeroline=False)
+    figure.update_xaxes(title={"text": "KL, map − control (nats)", **AXIS}, zeroline=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 

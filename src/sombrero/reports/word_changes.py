@@ -18,8 +18,8 @@ _EDGES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 def word_changes(before: str, after: str) -> tuple[list[Part], list[Part]]:
     """Both texts as pieces, in order. Joined they are the texts, made visible; equal texts are one unchanged piece.
 
-    Compared word by word (Ratcliff & Obershelp's longest matching blocks). White space between two changed words belongs
-    to the change; at its edges and line feeds it does not, so that nothing empty is marked.
+    Compared word by word (Ratcliff & Obershelp's longest matching blocks). White space between two changed words
+    belongs to the change; at its edges and line feeds it does not, so that nothing empty is marked.
     """
     one, other = _TOKEN.findall(visible(before)), _TOKEN.findall(visible(after))
     blocks = SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
