@@ -2,8 +2,8 @@
 
     python benchmarks/report.py [--quick] [--json FILE] [--run FOLDER]
 
-Prints the page's bytes, the processor time of writing it, and of several loads the median and the longest time until the
-page is interactive: its slider, its map and its links answer, charts near the window are on their way. GOAL is the
+Prints the page's bytes, the processor time of writing it, and of several loads the median and the longest time until
+the page is interactive: its slider, its map and its links answer, charts near the window are on their way. GOAL is the
 project's own; on a busy machine the time says little. Needs Playwright and Chromium (docs/benchmarks.md).
 """
 

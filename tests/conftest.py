@@ -1,4 +1,4 @@
-"""The order of the tests: with several workers, what takes longest must not begin last. And a loud word on skipped ones."""
+"""The order of the tests: with several workers, what takes longest must not begin last. And a word on skipped ones."""
 
 import pytest
 

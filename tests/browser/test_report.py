@@ -115,6 +115,7 @@ def test_colours_are_the_systems_until_the_reader_chooses(pages: Pages, report: 
 
 def test_the_numbers_of_every_figure_are_one_click_away(pages: Pages, report: Path) -> None:
     page = pages.open(report)
+    wait_for_charts(page)
     names = page.eval_on_selector_all("button[data-form=csv]", "found => found.map((b) => b.dataset.table)")
     assert set(names) == DATA and len(names) == len(DATA)
     for name in names:

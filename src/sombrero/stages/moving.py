@@ -11,7 +11,7 @@ from sombrero.records import EditedPlane, HiddenStates, ModelEdit
 from sombrero.session import Session
 from sombrero.states import collect_states
 
-MOST_PROMPTS = 64
+MOST_PROMPTS = 32
 """Of each role: enough for a picture, a few seconds for the demo's model."""
 
 

@@ -46,7 +46,7 @@
       link.href = address;
       link.download = `${name}.${form}`;
       link.click();
-      setTimeout(() => URL.revokeObjectURL(address), 10_000);
+      setTimeout(() => URL.revokeObjectURL(address), 60_000);
     });
   }
 })();
