@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sombrero.checkpoints.companions import RECORD_NAME
-from sombrero.checkpoints.rewrite import hash_file
 from sombrero.checkpoints.staging import write_text
+from sombrero.checkpoints.transfer import hash_file
 from sombrero.errors import CheckpointError
 
 FORMAT = "sombrero-bake"
