@@ -13,8 +13,10 @@ from sombrero.checkpoints.companions import RECORD_NAME, find_companions
 from sombrero.checkpoints.index import CheckpointIndex
 from sombrero.checkpoints.plan import digest_edit, plan_edits
 from sombrero.checkpoints.record import BakeReport, check_files, identity, read_record
+from sombrero.checkpoints.rewrite import hash_replaced
 from sombrero.checkpoints.staging import remove_abandoned
 from sombrero.checkpoints.transfer import hash_file
+from sombrero.checkpoints.verify import verify_untouched
 from sombrero.errors import CheckpointError
 from sombrero.records import ModelEdit, Writer
 
@@ -86,20 +88,27 @@ def _reuse(job: Job, overwrite: bool) -> BakeReport | None:
         record = read_record(job.out)
         if record["identity"] != job.identity:
             raise CheckpointError(f"{job.out} holds another bake")
-        expected = {file.name: (job.index.path(file.name), record["source"]) for file in job.index.files}
-        copied = {name: item["sha256"] for name, item in record["files"].items()}
-        expected |= {item.target: (item.source, copied) for item in job.companions}
-        for name, (path, digests) in expected.items():
-            if hash_file(path) != digests.get(name):
-                raise CheckpointError(f"{job.out} was baked from another {name} than {job.index.folder} holds")
         check_files(job.out, record["files"])
-        return _report(job, record, reused=True)
+        for item in job.companions:
+            if hash_file(item.source) != record["files"].get(item.target, {}).get("sha256"):
+                raise _other_base(job, item.target)
+        for file in job.index.files:
+            replaced = hash_replaced(job.index.path(file.name), file, job.planned)
+            if record["source"].get(file.name) != {"bytes": file.size, "replaced_sha256": replaced}:
+                raise _other_base(job, file.name)
+        report = _report(job, record, reused=True)
+        verify_untouched(job.index.folder, job.out, report.edited)
+        return report
     except (CheckpointError, KeyError, TypeError, AttributeError) as error:
         if overwrite:
             return None
         raise CheckpointError(
             f"the output {job.out} is taken: {error}; give another folder, or overwrite it"
         ) from error
+
+
+def _other_base(job: Job, name: str) -> CheckpointError:
+    return CheckpointError(f"{job.out} was baked from another {name} than {job.index.folder} holds")
 
 
 def _report(job: Job, record: Mapping[str, Any], *, reused: bool) -> BakeReport:

@@ -162,7 +162,10 @@ def _record(job: Job, weights: Mapping[str, RewrittenFile], files: Mapping[str, 
     return {
         "identity": job.identity,
         "provenance": dict(job.provenance),
-        "source": {name: item.source_sha256 for name, item in weights.items()},
+        "source": {
+            file.name: {"bytes": file.size, "replaced_sha256": weights[file.name].replaced_sha256}
+            for file in job.index.files
+        },
         "edited": [{**item, "energy": energy[str(item["tensor"])]} for item in describe(job.planned)],
         "untouched": len(job.index.tensors) - len(job.planned),
         "left_out": list(job.left_out),

@@ -24,7 +24,7 @@ class _Entry:
 
     name: str
     source: str
-    source_sha256: str
+    replaced_sha256: str
     sha256: str
     n_bytes: int
     energy: Mapping[str, float]
@@ -65,7 +65,7 @@ class Journal:
 
     def add(self, name: str, source: str, done: RewrittenFile) -> None:
         """Note that the weight file ``name`` is finished. Its content and its folder must be on disk already."""
-        entry = _Entry(name, source, done.source_sha256, done.sha256, done.n_bytes, dict(done.energy))
+        entry = _Entry(name, source, done.replaced_sha256, done.sha256, done.n_bytes, dict(done.energy))
         self._append(asdict(entry))
         self._entries[name] = entry
 
@@ -78,7 +78,7 @@ class Journal:
         with ThreadPoolExecutor(_CHECKERS, "bake-check") as pool:
             intact = list(pool.map(lambda entry: _is_intact(paths[entry.name], entry), noted))
         return {
-            entry.name: RewrittenFile(entry.source_sha256, entry.sha256, entry.n_bytes, entry.energy)
+            entry.name: RewrittenFile(entry.replaced_sha256, entry.sha256, entry.n_bytes, entry.energy)
             for entry, kept in zip(noted, intact, strict=True)
             if kept
         }

@@ -15,7 +15,7 @@ from sombrero.checkpoints.transfer import hash_file
 from sombrero.errors import CheckpointError
 
 FORMAT = "sombrero-bake"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Copy safetensors files with some tensors edited on the way: several threads, little memory, every byte hashed.
 
 A file is a row of moves: runs of untouched tensors, copied by the kernel, and slices of edited ones, which pass through
-memory. Worker threads carry moves out; behind them, in file order, one thread of each file hashes what was read and one
-what was written, as it lies in the file now, and sends it on to the disk. A move is waited for before the next but few
-begins, so a slow disk holds the readers up.
+memory. Worker threads carry moves out; behind them, in file order, one thread of each file hashes what was written, as
+it lies in the file now, and sends it on to the disk, and one hashes what an edit replaced. So each byte is hashed once
+but those of edited tensors. A move is waited for before the next but few begins: a slow disk holds the readers up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,13 @@ import torch
 
 from sombrero.checkpoints.header import WeightFile, encode_header
 from sombrero.checkpoints.plan import TensorEdit
-from sombrero.checkpoints.slices import Slice, cut, edit_slice, relative_energy
+from sombrero.checkpoints.slices import Norms, Slice, cut, relative_energy
 from sombrero.checkpoints.transfer import Flusher, copy_range, forget_range, hash_range, read_range, write_range
 
 RUN_BYTES = 16 << 20
 MOVES_AHEAD = 6
 MAX_WORKERS = 4
 FILES_AT_ONCE = 2
-
-_Norms = tuple[float, float]  # squared, of the change and of what it was
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,14 @@ class RewriteJob:
 
 @dataclass(frozen=True)
 class RewrittenFile:
-    """What came of one file: hashes of what was read and written, and per edited tensor its energy.
+    """What came of one file: its hash, that of what was replaced in it, and per edited tensor its energy.
 
+    replaced_sha256: over the source's own bytes, its header and its edited tensors in file order. All others are those
+    of the result, so the two hashes together name the source.
     energy: ``||W' - W||_F / ||W||_F`` of the stored numbers; 0 when rounding to the stored dtype undid the edit.
     """
 
-    source_sha256: str
+    replaced_sha256: str
     sha256: str
     n_bytes: int
     energy: Mapping[str, float]
@@ -120,15 +120,15 @@ class _Pass:
         self._shift = len(self._header) - job.file.data_begin
         self._moves = plan_moves(job.file, edits)
         self._workers = workers
-        self._read, self._written = hashlib.sha256(), hashlib.sha256()
-        self._norms: dict[str, _Norms] = defaultdict(lambda: (0.0, 0.0))
+        self._replaced, self._written = hashlib.sha256(), hashlib.sha256()
+        self._norms: dict[str, Norms] = defaultdict(lambda: (0.0, 0.0))
         self._flusher = Flusher(job.target)
         self._ahead: deque[tuple[int, Future[None], Future[None]]] = deque()
         self._end: Future[None] | None = None
         job.target.write_bytes(self._header)
         self._reading = ThreadPoolExecutor(1, "bake-hash-source")
         self._writing = ThreadPoolExecutor(1, "bake-hash-target")
-        self._begin = self._reading.submit(hash_range, job.source, 0, job.file.data_begin, self._read)
+        self._begin = self._reading.submit(hash_range, job.source, 0, job.file.data_begin, self._replaced)
         self._written.update(self._header)
 
     @property
@@ -145,7 +145,7 @@ class _Pass:
         move = next(self._moves, None)
         if move is not None:
             moved = self._workers.submit(self._carry, move)
-            read = self._reading.submit(self._hash_source, move, moved)
+            read = self._reading.submit(self._leave_source, move, moved)
             self._ahead.append((move.end - move.begin, read, self._writing.submit(self._hash_target, move, moved)))
         n_bytes = 0
         while self._ahead and (move is None or len(self._ahead) > MOVES_AHEAD):
@@ -167,28 +167,30 @@ class _Pass:
         self.stop()
         energy = {name: relative_energy(*norms) for name, norms in self._norms.items()}
         size = len(self._header) + self.job.file.size - self.job.file.data_begin
-        return RewrittenFile(self._read.hexdigest(), self._written.hexdigest(), size, energy)
+        return RewrittenFile(self._replaced.hexdigest(), self._written.hexdigest(), size, energy)
 
     def stop(self) -> None:
         """End the file's own threads."""
         for pool in (self._reading, self._writing):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _carry(self, move: Move) -> _Norms | None:
+    def _carry(self, move: Move) -> Norms | None:
         job, size = self.job, move.end - move.begin
         if move.part is None:
             copy_range(job.source, move.begin, size, job.target, move.begin + self._shift)
             return None
-        edited = edit_slice(read_range(job.source, move.begin, size), move.part)
-        write_range(job.target, move.begin + self._shift, edited.data)
-        return edited.changed, edited.total
+        return move.part.carry_out(
+            lambda begin, end: read_range(job.source, begin, end - begin),
+            lambda begin, data: write_range(job.target, begin + self._shift, data),
+        )
 
-    def _hash_source(self, move: Move, moved: Future[_Norms | None]) -> None:
+    def _leave_source(self, move: Move, moved: Future[Norms | None]) -> None:
         moved.result()  # its pages are in memory now, and may go when they are hashed
-        hash_range(self.job.source, move.begin, move.end - move.begin, self._read)
+        if move.part is not None:
+            hash_range(self.job.source, move.begin, move.end - move.begin, self._replaced)
         forget_range(self.job.source, move.begin, move.end - move.begin)
 
-    def _hash_target(self, move: Move, moved: Future[_Norms | None]) -> None:
+    def _hash_target(self, move: Move, moved: Future[Norms | None]) -> None:
         norms = moved.result()
         if norms is not None and move.part is not None:
             name = move.part.entry.name
@@ -197,6 +199,16 @@ class _Pass:
         begin = move.begin + self._shift
         hash_range(self.job.target, begin, move.end - move.begin, self._written)
         self._flusher.advance(move.end + self._shift)
+
+
+def hash_replaced(path: Path, file: WeightFile, edited: Collection[str]) -> str:
+    """``replaced_sha256`` of a source file when the tensors ``edited`` are. CheckpointError when it ends early."""
+    digest = hashlib.sha256()
+    hash_range(path, 0, file.data_begin, digest)
+    for entry in file.tensors:
+        if entry.name in edited:
+            hash_range(path, entry.begin, entry.n_bytes, digest)
+    return digest.hexdigest()
 
 
 def _runs(begin: int, end: int) -> Iterator[Move]:
