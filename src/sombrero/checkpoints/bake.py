@@ -14,7 +14,7 @@ from sombrero.checkpoints.index import CheckpointIndex
 from sombrero.checkpoints.plan import digest_edit, plan_edits
 from sombrero.checkpoints.record import BakeReport, check_files, identity, read_record
 from sombrero.checkpoints.rewrite import hash_replaced
-from sombrero.checkpoints.staging import remove_abandoned
+from sombrero.checkpoints.staging import remove_abandoned, restore_replaced
 from sombrero.checkpoints.transfer import hash_file
 from sombrero.checkpoints.verify import verify_untouched
 from sombrero.errors import CheckpointError
@@ -48,6 +48,7 @@ def bake(
     companions, left_out = find_companions(index)
     name = identity(provenance, digest_edit(edit))
     job = Job(index, planned, companions, left_out, provenance, name, _absolute(out))
+    restore_replaced(job.out)
     report = None if _is_free(job, overwrite) else _reuse(job, overwrite)
     if report is None:
         record = build(job, on_progress or (lambda done, total: None), overwrite)

@@ -59,10 +59,7 @@ def build(job: Job, on_progress: Callable[[int, int], None], overwrite: bool) ->
                 record = _finish(job, staging.model, weights)
                 staging.publish(replace=overwrite)
             except (OSError, CheckpointError, KeyboardInterrupt):
-                n = Journal(staging.journal, job.identity).n_finished
-                kept = (
-                    f"; {n} finished weight files stay in {staging.root}: the same bake goes on from there" if n else ""
-                )
+                kept = _kept(job, staging)
                 raise
             finally:
                 if not kept:
@@ -74,6 +71,12 @@ def build(job: Job, on_progress: Callable[[int, int], None], overwrite: bool) ->
             raise
         raise CheckpointError(f"{error}{kept}") from error
     return record
+
+
+def _kept(job: Job, staging: Staging) -> str:
+    """What a message says of the finished weight files; nothing when there are none."""
+    n = Journal(staging.journal, job.identity).n_finished
+    return f"; {n} finished weight files stay in {staging.root}, the same bake goes on with them" if n else ""
 
 
 def _write_weights(job: Job, staging: Staging, on_progress: Callable[[int, int], None]) -> dict[str, RewrittenFile]:

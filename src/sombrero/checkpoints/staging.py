@@ -93,6 +93,13 @@ def staged_folder(out: Path) -> Iterator[Staging]:
             os.close(lock)
 
 
+def restore_replaced(out: Path) -> None:
+    """Put back a folder that stepped aside from ``out`` just before its process was killed."""
+    if Staging(out).replaced.exists() and not out.exists():
+        with staged_folder(out):
+            return
+
+
 def remove_abandoned(out: Path) -> None:
     """Remove what a process that is gone left of a bake to ``out``; what another one is filling stays."""
     if Staging(out).root.is_dir():
