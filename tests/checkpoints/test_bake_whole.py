@@ -224,3 +224,41 @@ def test_a_bake_of_a_bake_keeps_both_records(tmp_path: Path) -> None:
     second = bake_tiny(first, tmp_path / "second").out
     assert tree(second)["sombrero.base.json"] == tree(first)["sombrero.json"]
     assert read_record(second)["source"].keys() == {"model.safetensors"}
+
+
+def test_everything_that_is_no_weight_comes_along(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "base")
+    names = (
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
+        "chat_template.jinja",
+        "additional_chat_templates/tools.jinja",
+        "generation_config.json",
+        "modeling_custom.py",
+        "tokenizer.model",
+        "vocab.tiktoken",
+        "LICENSE",
+        ".gitattributes",
+        "a name with spaces – and ümlauts.txt",
+    )
+    for name in names:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(f"content of {name}")
+    out = bake_tiny(source, tmp_path / "out").out
+    for name in names:
+        assert (out / name).read_text() == f"content of {name}"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "broken", "up"])
+def test_what_is_no_file_of_the_folder_stops_the_bake(kind: str, tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "base")
+    strange = source / "strange.txt"
+    if kind == "fifo":
+        os.mkfifo(strange)
+    else:
+        strange.symlink_to({"loop": "strange.txt", "broken": "nothing", "up": "../outside"}[kind])
+        (tmp_path / "outside").write_text("secret")
+    with pytest.raises(CheckpointError, match=r"strange\.txt"):
+        bake_tiny(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
