@@ -162,9 +162,11 @@ class _Pass:
     def result(self) -> RewrittenFile:
         """Wait until the file is on disk."""
         assert self._end is not None
-        self._begin.result()
-        self._end.result()
-        self.stop()
+        try:
+            self._begin.result()
+            self._end.result()
+        finally:
+            self.stop()
         energy = {name: relative_energy(*norms) for name, norms in self._norms.items()}
         size = len(self._header) + self.job.file.size - self.job.file.data_begin
         return RewrittenFile(self._replaced.hexdigest(), self._written.hexdigest(), size, energy)
