@@ -90,11 +90,16 @@ def bake(
     run_folder: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the checkpoint goes.")] = None,
     trial: Annotated[int | None, typer.Option("--trial", help="Bake this trial instead of the picked one.")] = None,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Upload it to the hub; a new repository is private."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bake a trial of a finished search into a checkpoint of its own."""
+    """Bake a trial of a finished search into a checkpoint of its own. Killed and called again, it goes on."""
     key = _judge_key(read_config(run_folder))
-    _show(verbs.bake(run_folder, out, trial=trial, progress=Terminal(errors), judge_key=key), as_json, print_mapping)
+    found = verbs.bake(run_folder, out, trial=trial, push=push, progress=Terminal(errors), judge_key=key)
+    _show(found, as_json, print_mapping)
 
 
 @app.command()

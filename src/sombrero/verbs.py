@@ -91,15 +91,22 @@ def bake(
     out: Path | None = None,
     *,
     trial: int | None = None,
+    push: str | None = None,
     progress: Progress | None = None,
     judge_key: str | None = None,
 ) -> dict[str, Any]:
-    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder)."""
+    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder).
+
+    ``push`` names a repository of the hub that the checkpoint is sent to; called again, the upload goes on.
+    """
+    from sombrero import checkpoints
     from sombrero.checkpoints import write_card
     from sombrero.stages.baking import bake_edit
     from sombrero.stages.provenance import trial_card_data, trial_provenance
     from sombrero.stages.summary import describe_edit
 
+    if push is not None:
+        checkpoints.check_repository(push)  # before minutes are spent
     config = read_config(run_path)
     with _pipeline(config, run_path, False, progress, judge_key) as pipeline:
         pipeline.check_identity()
@@ -114,7 +121,8 @@ def bake(
         facts = trial_provenance(pipeline.session, score)
         report = bake_edit(pipeline.session, edit, folder, facts, progress or Silent())
         write_card(folder, trial_card_data(pipeline.session, score, edit, len(report.edited), mapped.baseline))
-        return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
+        result = {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
+        return result if push is None else result | {"pushed": checkpoints.push(folder, push)}
 
 
 def measure(

@@ -13,6 +13,7 @@ from sombrero.checkpoints.card import (
 )
 from sombrero.checkpoints.header import TensorEntry, WeightFile
 from sombrero.checkpoints.index import CheckpointIndex
+from sombrero.checkpoints.push import check_repository, push
 from sombrero.checkpoints.record import BakeReport, read_record
 from sombrero.checkpoints.verify import VerifyReport, verify_untouched
 
@@ -27,7 +28,9 @@ __all__ = [
     "VerifyReport",
     "WeightFile",
     "bake",
+    "check_repository",
     "measured_effects",
+    "push",
     "read_record",
     "render_card",
     "shell_name",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sombrero.checkpoints import BakeReport, bake, verify_untouched
+from sombrero.checkpoints import BakeReport, CheckpointIndex, bake, verify_untouched
 from sombrero.checkpoints.companions import RECORD_NAME
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
@@ -28,9 +28,24 @@ def bake_edit(
     session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
 ) -> BakeReport:
     """Write the edited checkpoint to ``out``, replacing an earlier bake there, but no checkpoint of somebody else's."""
-    with progress.stage("bake"):
-        replace = (out / RECORD_NAME).is_file()
-        return bake(session.folder, edit, session.writers, out, provenance=provenance, overwrite=replace)
+    total = sum(entry.n_bytes for entry in CheckpointIndex.read(session.folder).tensors.values())
+    with progress.stage("bake", total) as advance:
+        done = 0
+
+        def on_progress(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        return bake(
+            session.folder,
+            edit,
+            session.writers,
+            out,
+            provenance=provenance,
+            on_progress=on_progress,
+            overwrite=(out / RECORD_NAME).is_file(),
+        )
 
 
 def verify_bake(
