@@ -1,0 +1,38 @@
+"""How the stored bytes of a weight become numbers that can be edited, and go back: one codec for each format."""
+
+from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, RowStore, SliceEdit, WriteBytes, pieces
+from sombrero.checkpoints.formats.dense import DENSE, DenseCodec, check_editable, decode, encode
+from sombrero.checkpoints.formats.find import block_shape, find_codec
+from sombrero.checkpoints.formats.mxfp4 import Mxfp4Codec
+from sombrero.checkpoints.formats.requantize import (
+    MIN_SURVIVED,
+    Requantization,
+    edit_slices,
+    low_rank_slices,
+    require_survival,
+)
+from sombrero.checkpoints.formats.scaled import ScaledCodec
+
+__all__ = [
+    "DENSE",
+    "MIN_SURVIVED",
+    "Codec",
+    "DenseCodec",
+    "Mxfp4Codec",
+    "Piece",
+    "ReadBytes",
+    "Requantization",
+    "RowStore",
+    "ScaledCodec",
+    "SliceEdit",
+    "WriteBytes",
+    "block_shape",
+    "check_editable",
+    "decode",
+    "edit_slices",
+    "encode",
+    "find_codec",
+    "low_rank_slices",
+    "pieces",
+    "require_survival",
+]

@@ -1,0 +1,139 @@
+"""Edit a stored weight slice by slice, and say how much of the edit the format let through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, WriteBytes, pieces
+from sombrero.edits.kernels import edit_weight
+from sombrero.errors import CheckpointError, NumericalError
+from sombrero.records import LowRankEdit
+
+MAX_ELEMENTS = 1 << 20
+MIN_SURVIVED = 0.5
+"""A bake whose stored weights hold less of the edit than this does not do what was measured live."""
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """How one edited weight W' came out as the stored Q(W'), W being what was stored; squared Frobenius norms.
+
+    weight: of W. change: of W' - W. error: of Q(W') - W'. stored_change: of Q(W') - W. overlap: the inner product of
+    Q(W') - W and W' - W.
+    """
+
+    format: str
+    weight: float
+    change: float
+    error: float
+    stored_change: float
+    overlap: float
+
+    @property
+    def energy(self) -> float:
+        """``||Q(W') - W|| / ||W||``: the relative change of the stored numbers; 0 when rounding undid the edit."""
+        return math.sqrt(self.stored_change) / max(math.sqrt(self.weight), torch.finfo(torch.float32).tiny)
+
+    @property
+    def relative_error(self) -> float:
+        """``||Q(W') - W'|| / ||W' - W||``: rounding against the size of the edit; 0 for no edit."""
+        return math.sqrt(self.error / self.change) if self.change > 0 else 0.0
+
+    @property
+    def survived(self) -> float:
+        """Share of the edit that is in the stored weight: the slope of Q(W') - W on W' - W; 1 for no edit."""
+        return self.overlap / self.change if self.change > 0 else 1.0
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of Q(W') - W and W' - W; 0 when nothing of the edit was stored."""
+        scale = math.sqrt(self.change) * math.sqrt(self.stored_change)
+        return self.overlap / scale if scale > 0 else 0.0
+
+    def describe(self) -> dict[str, object]:
+        """Plain entries for the record of a bake."""
+        return {
+            "format": self.format,
+            "relative_error": self.relative_error,
+            "survived": self.survived,
+            "cosine": self.cosine,
+        }
+
+
+def low_rank_slices(edits: LowRankEdit | Sequence[LowRankEdit], *, rows_are_outputs: bool) -> SliceEdit:
+    """The edit of a stored weight by slices: one for all of its matrices, or one for each (fused experts).
+
+    rows_are_outputs: the stored rows are the residual axis (``linear``), not the inputs (``conv1d``). The same kernel
+    as everywhere edits the rows, with the rows of V (or A) that belong to them.
+    """
+
+    def apply(rows: torch.Tensor, piece: Piece) -> torch.Tensor:
+        edit = edits if isinstance(edits, LowRankEdit) else edits[piece.matrix]
+        part = slice(piece.first, piece.last)
+        if not rows_are_outputs:
+            return edit_weight(rows, replace(edit, A=edit.A[part]), "conv1d")
+        scale = None if edit.row_scale is None else edit.row_scale[part]
+        return edit_weight(rows, replace(edit, V=edit.V[part], row_scale=scale), "linear")
+
+    return apply
+
+
+def edit_slices(
+    codec: Codec, read: ReadBytes, write: WriteBytes, edit: SliceEdit, *, max_elements: int = MAX_ELEMENTS
+) -> Requantization:
+    """Read a stored weight piece by piece, edit it, write it in its own format, and measure what came of it.
+
+    Memory is a few times ``max_elements`` float32, or that of one row of scale blocks where it is more. Bytes that an
+    edit does not change are written as they were. Raises NumericalError when an edited number is not finite,
+    CheckpointError when the source ends early.
+    """
+    codec = codec.settled(read, edit, max_elements)
+    sums = torch.zeros(5, dtype=torch.float64)
+    for piece in pieces(codec, max_elements):
+        stored = codec.read(read, piece)
+        before = codec.decode(stored)
+        after = edit(before, piece)
+        if not bool(torch.isfinite(after).all()):
+            raise NumericalError(
+                f"tensor {codec.tensors[0].name!r} ({codec.format}) is not finite after its edit; lower the strength"
+            )
+        coded = codec.encode(after, stored)
+        final = codec.decode(coded)
+        if not bool(torch.isfinite(final).all()):
+            raise NumericalError(
+                f"tensor {codec.tensors[0].name!r} cannot hold its edited numbers in {codec.format}; lower the "
+                "strength, or bake from a checkpoint with a wider dtype"
+            )
+        kept = final.sub(before)
+        # numbers that are equal keep their bytes: -0.0 must not become 0.0, nor a scale change for nothing
+        codec.write(write, piece, stored if codec.keeps_bytes and not bool(kept.any()) else coded)
+        error, change = final.sub_(after), after.sub_(before)
+        pairs = ((before, before), (change, change), (error, error), (kept, kept), (kept, change))
+        sums += torch.tensor([_dot(a, b) for a, b in pairs], dtype=torch.float64)
+    return Requantization(codec.format, *(float(value) for value in sums))
+
+
+def require_survival(found: Mapping[str, Requantization], *, accept: bool = False) -> float:
+    """Return the share of the whole edit that the stored weights hold, over all tensors, weighted by energy.
+
+    Raises CheckpointError when it is below :data:`MIN_SURVIVED`, unless ``accept``.
+    """
+    change = sum(item.change for item in found.values())
+    survived = sum(item.overlap for item in found.values()) / change if change > 0 else 1.0
+    if survived >= MIN_SURVIVED or accept:
+        return survived
+    worst = sorted(found, key=lambda name: found[name].survived)[:3]
+    listed = ", ".join(f"{name} ({found[name].format}): {found[name].survived:.0%}" for name in worst)
+    raise CheckpointError(
+        f"rounding to the stored format leaves {survived:.0%} of the edit (at least {MIN_SURVIVED:.0%} is asked for); "
+        f"worst: {listed}. Keep the edited tensors in bfloat16, bake from the checkpoint before quantization, "
+        "raise the strength, or take it as it is with --accept-requantization-error"
+    )
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.dot(a.flatten().double(), b.flatten().double()))
