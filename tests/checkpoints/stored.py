@@ -54,8 +54,8 @@ def mxfp4(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     """``w_blocks`` and ``w_scales`` of a weight ``(..., columns)``."""
     from sombrero.checkpoints.formats.mxfp4 import encode_blocks
 
-    blocks, scales = encode_blocks(weight.float().numpy())
-    return {"w_blocks": torch.from_numpy(blocks), "w_scales": torch.from_numpy(scales)}
+    blocks, scales = encode_blocks(weight.float())
+    return {"w_blocks": blocks, "w_scales": scales}
 
 
 def scaled(

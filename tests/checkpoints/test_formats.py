@@ -77,24 +77,21 @@ def projection(weight: torch.Tensor, strength: float = 1.0, rank: int = 1, seed:
 @settings(max_examples=40, deadline=None)
 @given(CODES, hnp.arrays(np.uint8, (3, 2), elements=st.integers(1, 251)))
 def test_every_mxfp4_block_survives_decoding_bit_for_bit(blocks: np.ndarray, scales: np.ndarray) -> None:
-    values = decode_blocks(blocks, scales)
-    again, again_scales = encode_blocks(values, scales)
-    assert np.array_equal(again, blocks) and np.array_equal(again_scales, scales)
+    stored_blocks, stored_scales = torch.from_numpy(blocks), torch.from_numpy(scales)
+    values = decode_blocks(stored_blocks, stored_scales)
+    again, again_scales = encode_blocks(values, stored_scales)
+    assert torch.equal(again, stored_blocks) and torch.equal(again_scales, stored_scales)
     # a stack of experts, as transformers reads it: transposed after decoding
-    reference = convert_moe_packed_tensors(
-        torch.from_numpy(blocks)[None], torch.from_numpy(scales)[None], dtype=torch.float32
-    )
-    assert torch.equal(reference[0].T, torch.from_numpy(values))
+    reference = convert_moe_packed_tensors(stored_blocks[None], stored_scales[None], dtype=torch.float32)
+    assert torch.equal(reference[0].T, values)
 
 
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, (2, 64), elements=FINITE))
 def test_mxfp4_is_the_nearest_and_stable(values: np.ndarray) -> None:
-    blocks, scales = encode_blocks(values)
-    decoded = decode_blocks(blocks, scales)
-    again, again_scales = encode_blocks(decoded)
-    assert np.array_equal(decode_blocks(again, again_scales), decoded)
-    x, found = (a.reshape(-1, BLOCK).astype(np.float64) for a in (values, decoded))
+    decoded = decode_blocks(*encode_blocks(torch.from_numpy(values)))
+    assert torch.equal(decode_blocks(*encode_blocks(decoded)), decoded)
+    x, found = (a.reshape(-1, BLOCK).astype(np.float64) for a in (values, decoded.numpy()))
     error = ((found - x) ** 2).sum(axis=1)
     for block, mine in zip(x, error, strict=True):
         exponents = np.floor(np.log2(np.abs(block).max() or 1.0)) - 2 + np.arange(2)

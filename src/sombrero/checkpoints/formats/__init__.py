@@ -7,6 +7,7 @@ from sombrero.checkpoints.formats.mxfp4 import Mxfp4Codec
 from sombrero.checkpoints.formats.requantize import (
     MIN_SURVIVED,
     Requantization,
+    edit_piece,
     edit_slices,
     low_rank_slices,
     require_survival,
@@ -29,6 +30,7 @@ __all__ = [
     "block_shape",
     "check_editable",
     "decode",
+    "edit_piece",
     "edit_slices",
     "encode",
     "find_codec",

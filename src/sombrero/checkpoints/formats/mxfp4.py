@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from sombrero.checkpoints.formats.codec import Piece, ReadBytes, RowStore, SliceEdit, Stored, WriteBytes
@@ -23,66 +21,70 @@ BLOCK = 32
 BIAS = 127
 LARGEST = 6.0
 _MAX_SCALE = 254  # 255 is NaN
-_MAGNITUDES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=np.float32)
-_VALUES = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
-_PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], axis=1).view(np.int64).ravel()
+_MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+_VALUES = torch.cat([_MAGNITUDES, -_MAGNITUDES])
+_PAIRS = (
+    torch.stack([_VALUES[torch.arange(256) & 15], _VALUES[torch.arange(256) >> 4]], dim=1).view(torch.int64).view(-1)
+)
 """Byte -> its two values, the eight bytes of both read as one number."""
-with np.errstate(over="ignore"):
-    _POWERS = np.ldexp(np.float64(1), np.arange(256) - BIAS)
-_POWERS[255] = np.nan
-
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
+_POWERS = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - BIAS)
+_POWERS[255] = torch.nan
+_FACTORS, _INVERSES = _POWERS.float(), _POWERS.reciprocal().float()
 
 
-def decode_blocks(blocks: Bytes, scales: Bytes) -> Floats:
-    """Return float32 ``(..., 32 n)`` for blocks ``(..., n, 16)`` and scales ``(..., n)``. Scale 255 gives NaN."""
-    values: Floats = np.take(_PAIRS, blocks, mode="clip").view(np.float32)
-    values *= _POWERS.astype(np.float32)[scales][..., None]
+def decode_blocks(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return float32 ``(..., 32 n)`` for uint8 blocks ``(..., n, 16)``, scales ``(..., n)``. Scale 255 gives NaN."""
+    values = _PAIRS.index_select(0, blocks.reshape(-1).int()).view(torch.float32).view(-1, BLOCK)
+    values *= _pick(_FACTORS, scales.reshape(-1))[:, None]
     return values.reshape(*blocks.shape[:-2], -1)
 
 
-def encode_blocks(values: Floats, stored_scales: Bytes | None = None) -> tuple[Bytes, Bytes]:
+def encode_blocks(values: torch.Tensor, stored_scales: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the nearest blocks ``(..., n, 16)`` and scales ``(..., n)`` for finite float32 values ``(..., 32 n)``.
 
     Numbers round to the nearest E2M1, ties to even. Of the exponents that bring a block's largest number into [4, 8)
     and [2, 4) the one with the smaller squared error is taken; the stored one where it is no worse than both.
     """
     x = values.reshape(-1, BLOCK)
-    peak = np.abs(x).max(axis=1)
-    exponent = np.frexp(peak)[1].astype(np.int64) - 3  # peak / 2^exponent lies in [4, 8)
-    nearest = np.clip(exponent + BIAS, 0, _MAX_SCALE).astype(np.uint8)
-    scales = nearest.copy() if stored_scales is None else np.minimum(stored_scales.reshape(-1), _MAX_SCALE)
+    peak = x.abs().amax(dim=1)
+    exponent = torch.frexp(peak)[1] - 3  # peak / 2^exponent lies in [4, 8)
+    nearest = (exponent + BIAS).clamp_(0, _MAX_SCALE).to(torch.uint8)
+    scales = nearest.clone() if stored_scales is None else stored_scales.reshape(-1).clamp(max=_MAX_SCALE)
     codes, errors = _round(x, scales)
-    for candidate in (nearest, np.minimum(nearest, _MAX_SCALE - 1) + np.uint8(1)):
-        # no exponent is better than what it must cut off the largest number; and none beats an error of zero
-        excess = np.maximum(peak.astype(np.float64) - LARGEST * _POWERS[candidate], 0.0)
-        rows = np.flatnonzero((candidate != scales) & (excess * excess < errors))
-        if rows.size:
+    for candidate in (nearest, nearest.clamp(max=_MAX_SCALE - 1) + 1):
+        # No exponent is better than what it must cut off the largest number. A coarser one has fewer numbers, all of
+        # them among those of the finer one, which is worse only where it cuts something off.
+        excess = (peak - LARGEST * _pick(_FACTORS, candidate)).clamp_(min=0).double()
+        cut = peak > LARGEST * _pick(_FACTORS, scales)
+        rows = torch.nonzero(((candidate < scales) | ((candidate > scales) & cut)) & (excess.square() < errors)).view(
+            -1
+        )
+        if len(rows):
             other, error = _round(x[rows], candidate[rows])
             better = error < errors[rows]
             chosen = rows[better]
             codes[chosen], errors[chosen], scales[chosen] = other[better], error[better], candidate[chosen]
-    packed: Bytes = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    packed = codes[:, 0::2] | (codes[:, 1::2] << 4)
     shape = (*values.shape[:-1], values.shape[-1] // BLOCK)
     return packed.reshape(*shape, BLOCK // 2), scales.reshape(shape)
 
 
-def _round(x: Floats, scales: Bytes) -> tuple[Bytes, npt.NDArray[np.float64]]:
-    """Codes ``(blocks, 32)`` at the given scales, and the squared error of each block."""
-    with np.errstate(over="ignore", under="ignore"):
-        scaled = x * (1.0 / _POWERS[scales]).astype(np.float32)[:, None]
-        magnitude = np.abs(scaled)
-        # steps of 1/2 up to 2, of 1 up to 4, of 2 up to 6: the coarsest step that applies counts fewest codes
-        code = np.rint(magnitude * np.float32(2))
-        np.minimum(code, np.rint(magnitude) + np.float32(2), out=code)
-        np.minimum(code, np.rint(magnitude * np.float32(0.5)) + np.float32(4), out=code)
-        np.minimum(code, np.float32(7), out=code)
-        codes: Bytes = code.astype(np.uint8)
-        magnitude -= np.take(_MAGNITUDES, codes, mode="clip")
-        errors = np.einsum("ij,ij->i", magnitude, magnitude).astype(np.float64) * _POWERS[scales] ** 2
-    codes |= np.signbit(scaled).view(np.uint8) << np.uint8(3)
-    return codes, errors
+def _round(x: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes uint8 ``(blocks, 32)`` at the given scales, and the squared error of each block, float64."""
+    scaled = x * _pick(_INVERSES, scales)[:, None]
+    magnitude = scaled.abs()
+    # steps of 1/2 up to 2, of 1 up to 4, of 2 up to 6: the coarsest step that applies counts fewest codes
+    code = (magnitude * 2).round_()
+    torch.minimum(code, magnitude.round().add_(2), out=code)
+    torch.minimum(code, (magnitude * 0.5).round_().add_(4), out=code)
+    number = code.clamp_(max=7).to(torch.int32)
+    magnitude -= _MAGNITUDES.index_select(0, number.view(-1)).view(number.shape)
+    errors = magnitude.square_().sum(dim=1).double() * _pick(_POWERS, scales).square()
+    return number.to(torch.uint8) | (torch.signbit(scaled).view(torch.uint8) << 3), errors
+
+
+def _pick(table: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    return table.index_select(0, scales.int())
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,10 @@ class Mxfp4Codec:
         return tuple(store.read(read, piece) for store in self._stores)
 
     def decode(self, stored: Stored) -> torch.Tensor:
-        return torch.from_numpy(decode_blocks(stored[0].numpy(), stored[1].numpy()))
+        return decode_blocks(*stored)
 
     def encode(self, values: torch.Tensor, stored: Stored) -> Stored:
-        blocks, scales = encode_blocks(values.numpy(), stored[1].numpy())
-        return torch.from_numpy(blocks), torch.from_numpy(scales)
+        return encode_blocks(values, stored[1])
 
     def write(self, write: WriteBytes, piece: Piece, stored: Stored) -> None:
         for store, tensor in zip(self._stores, stored, strict=True):

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, WriteBytes, pieces
+from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, Stored, WriteBytes, pieces
 from sombrero.edits.kernels import edit_weight
 from sombrero.errors import CheckpointError, NumericalError
 from sombrero.records import LowRankEdit
 
-MAX_ELEMENTS = 1 << 20
+MAX_ELEMENTS = 1 << 17
+"""A piece of 512 kB in float32: its dozen passes stay in a processor's cache."""
 MIN_SURVIVED = 0.5
 """A bake whose stored weights hold less of the edit than this does not do what was measured live."""
 
@@ -95,26 +96,38 @@ def edit_slices(
     sums = torch.zeros(5, dtype=torch.float64)
     for piece in pieces(codec, max_elements):
         stored = codec.read(read, piece)
-        before = codec.decode(stored)
-        after = edit(before, piece)
-        if not bool(torch.isfinite(after).all()):
-            raise NumericalError(
-                f"tensor {codec.tensors[0].name!r} ({codec.format}) is not finite after its edit; lower the strength"
-            )
-        coded = codec.encode(after, stored)
-        final = codec.decode(coded)
-        if not bool(torch.isfinite(final).all()):
-            raise NumericalError(
-                f"tensor {codec.tensors[0].name!r} cannot hold its edited numbers in {codec.format}; lower the "
-                "strength, or bake from a checkpoint with a wider dtype"
-            )
-        kept = final.sub(before)
-        # numbers that are equal keep their bytes: -0.0 must not become 0.0, nor a scale change for nothing
-        codec.write(write, piece, stored if codec.keeps_bytes and not bool(kept.any()) else coded)
-        error, change = final.sub_(after), after.sub_(before)
-        pairs = ((before, before), (change, change), (error, error), (kept, kept), (kept, change))
-        sums += torch.tensor([_dot(a, b) for a, b in pairs], dtype=torch.float64)
+        coded, found = edit_piece(codec, stored, edit, piece)
+        codec.write(write, piece, coded)
+        sums += found
     return Requantization(codec.format, *(float(value) for value in sums))
+
+
+def edit_piece(codec: Codec, stored: Stored, edit: SliceEdit, piece: Piece) -> tuple[Stored, torch.Tensor]:
+    """The edited form of one piece of a settled codec, and its five sums, in the order of :class:`Requantization`."""
+    before = codec.decode(stored)
+    after = edit(before, piece)
+    coded = codec.encode(after, stored)
+    final = codec.decode(coded)
+    if codec.keeps_bytes and torch.equal(final, before):
+        coded = stored  # numbers that are equal keep their bytes: -0.0 must not become 0.0
+    wanted, kept, lost = after - before, final - before, final - after
+    pairs = ((before, before), (wanted, wanted), (lost, lost), (kept, kept), (kept, wanted))
+    sums = torch.stack([torch.dot(a.view(-1), b.view(-1)) for a, b in pairs]).double()
+    if not bool(torch.isfinite(sums).all()):
+        _require_finite(codec, after, final)
+        sums = torch.stack([torch.dot(a.view(-1).double(), b.view(-1).double()) for a, b in pairs])
+    return coded, sums
+
+
+def _require_finite(codec: Codec, after: torch.Tensor, final: torch.Tensor) -> None:
+    name = codec.tensors[0].name
+    if not bool(torch.isfinite(after).all()):
+        raise NumericalError(f"tensor {name!r} ({codec.format}) is not finite after its edit; lower the strength")
+    if not bool(torch.isfinite(final).all()):
+        raise NumericalError(
+            f"tensor {name!r} cannot hold its edited numbers in {codec.format}; lower the strength, or bake from a "
+            "checkpoint with a wider dtype"
+        )
 
 
 def require_survival(found: Mapping[str, Requantization], *, accept: bool = False) -> float:
@@ -133,7 +146,3 @@ def require_survival(found: Mapping[str, Requantization], *, accept: bool = Fals
         f"worst: {listed}. Keep the edited tensors in bfloat16, bake from the checkpoint before quantization, "
         "raise the strength, or take it as it is with --accept-requantization-error"
     )
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.dot(a.flatten().double(), b.flatten().double()))
