@@ -1,5 +1,6 @@
 """Checkpoints on disk: where their tensors lie, an edited copy of them, the proof of what changed, and its card."""
 
+from sombrero.checkpoints.adapter import AdapterReport, export_adapter
 from sombrero.checkpoints.bake import bake
 from sombrero.checkpoints.card import (
     MEASURED_LIVE,
@@ -11,26 +12,36 @@ from sombrero.checkpoints.card import (
     shell_name,
     write_card,
 )
+from sombrero.checkpoints.diff import CheckpointDiff, diff_checkpoints
 from sombrero.checkpoints.header import TensorEntry, WeightFile
 from sombrero.checkpoints.index import CheckpointIndex
 from sombrero.checkpoints.record import BakeReport, read_record
-from sombrero.checkpoints.verify import VerifyReport, verify_untouched
+from sombrero.checkpoints.verify import FolderReport, VerifyReport, verify_folder, verify_untouched
+from sombrero.checkpoints.verify_tensors import TensorVerification, verify_tensors
 
 __all__ = [
     "MEASURED_LIVE",
     "NOT_MEASURED",
+    "AdapterReport",
     "BakeReport",
     "CardData",
     "CardEffect",
+    "CheckpointDiff",
     "CheckpointIndex",
+    "FolderReport",
     "TensorEntry",
+    "TensorVerification",
     "VerifyReport",
     "WeightFile",
     "bake",
+    "diff_checkpoints",
+    "export_adapter",
     "measured_effects",
     "read_record",
     "render_card",
     "shell_name",
+    "verify_folder",
+    "verify_tensors",
     "verify_untouched",
     "write_card",
 ]
