@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sombrero.config import ModelConfig, RunConfig
 from sombrero.errors import RunError, UsageError
@@ -73,8 +74,6 @@ def search(
     judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Map and search. Returns the front, best first."""
-    from dataclasses import asdict
-
     from sombrero.search import rank_finalists
     from sombrero.stages.reaching import constraints
 
@@ -91,15 +90,23 @@ def bake(
     out: Path | None = None,
     *,
     trial: int | None = None,
+    adapter: bool = False,
+    verify: Literal["tensors"] | None = None,
     progress: Progress | None = None,
     judge_key: str | None = None,
 ) -> dict[str, Any]:
-    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder)."""
+    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder).
+
+    adapter: write a LoRA adapter instead of merged weights. verify: ``tensors`` computes a sample of the edited rows
+    again and compares all other tensors with the base.
+    """
     from sombrero.checkpoints import write_card
-    from sombrero.stages.baking import bake_edit
+    from sombrero.stages.baking import bake_edit, export_edit, prove_tensors
     from sombrero.stages.provenance import trial_card_data, trial_provenance
     from sombrero.stages.summary import describe_edit
 
+    if adapter and verify is not None:
+        raise UsageError("an adapter has no baked tensors to verify; leave out either adapter or verify")
     config = read_config(run_path)
     with _pipeline(config, run_path, False, progress, judge_key) as pipeline:
         pipeline.check_identity()
@@ -110,11 +117,41 @@ def bake(
             raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
         score = scores[number]
         edit = pipeline.planner.build(score.parameters)
-        folder = out or run_path / f"model-trial-{number}"
-        facts = trial_provenance(pipeline.session, score)
-        report = bake_edit(pipeline.session, edit, folder, facts, progress or Silent())
-        write_card(folder, trial_card_data(pipeline.session, score, edit, len(report.edited), mapped.baseline))
-        return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
+        folder = out or run_path / f"{'adapter' if adapter else 'model'}-trial-{number}"
+        session, shown = pipeline.session, progress or Silent()
+        facts = trial_provenance(session, score, run_path)
+        found: dict[str, Any] = {"trial": number, "edit": describe_edit(score.parameters, edit)}
+        if adapter:
+            exported = export_edit(session, edit, folder, facts, shown)
+            card = trial_card_data(session, score, edit, len(exported.modules), mapped.baseline)
+            write_card(folder, replace(card, adapter=True), base_card=session.folder / "README.md")
+            return {"adapter": str(exported.out), "rank": exported.rank, "modules": len(exported.modules)} | found
+        report = bake_edit(session, edit, folder, facts, shown)
+        write_card(folder, trial_card_data(session, score, edit, len(report.edited), mapped.baseline))
+        proof = asdict(prove_tensors(session, edit, report.out, shown)) if verify == "tensors" else None
+        return {"model": str(report.out)} | found | ({"verified": proof} if proof else {})
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compute the hash of every file of a baked folder or an adapter again. Raises CheckpointError on a difference."""
+    from sombrero.checkpoints import verify_folder
+
+    report = verify_folder(folder)
+    return {
+        "folder": str(folder),
+        "verified": len(report.files),
+        "bytes": report.n_bytes,
+        "unrecorded": list(report.unrecorded),
+    }
+
+
+def diff(base: Path, edited: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """What differs between two checkpoint folders, tensor by tensor, and what kind of edit it looks like."""
+    from sombrero.checkpoints import CheckpointIndex, diff_checkpoints
+
+    with (progress or Silent()).stage("diff", len(CheckpointIndex.read(edited).tensors)) as advance:
+        found = asdict(diff_checkpoints(base, edited, on_progress=lambda _done, _total: advance(1)))
+    return {"base": str(base), "edited": str(edited)} | found | {"same": len(found["same"])}
 
 
 def measure(

@@ -3,6 +3,7 @@
 from sombrero.checkpoints.adapter import AdapterReport, export_adapter
 from sombrero.checkpoints.bake import bake
 from sombrero.checkpoints.card import (
+    INTENDED_USE,
     MEASURED_LIVE,
     NOT_MEASURED,
     CardData,
@@ -12,16 +13,21 @@ from sombrero.checkpoints.card import (
     shell_name,
     write_card,
 )
+from sombrero.checkpoints.companions import RECORD_NAME
 from sombrero.checkpoints.diff import CheckpointDiff, diff_checkpoints
 from sombrero.checkpoints.header import TensorEntry, WeightFile
 from sombrero.checkpoints.index import CheckpointIndex
+from sombrero.checkpoints.markup import base_license, hub_id
 from sombrero.checkpoints.record import BakeReport, read_record
-from sombrero.checkpoints.verify import FolderReport, VerifyReport, verify_folder, verify_untouched
+from sombrero.checkpoints.verify import VerifyReport, verify_untouched
+from sombrero.checkpoints.verify_folder import FolderReport, verify_folder
 from sombrero.checkpoints.verify_tensors import TensorVerification, verify_tensors
 
 __all__ = [
+    "INTENDED_USE",
     "MEASURED_LIVE",
     "NOT_MEASURED",
+    "RECORD_NAME",
     "AdapterReport",
     "BakeReport",
     "CardData",
@@ -34,8 +40,10 @@ __all__ = [
     "VerifyReport",
     "WeightFile",
     "bake",
+    "base_license",
     "diff_checkpoints",
     "export_adapter",
+    "hub_id",
     "measured_effects",
     "read_record",
     "render_card",

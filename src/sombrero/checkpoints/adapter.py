@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from sombrero.checkpoints.companions import RECORD_NAME
 from sombrero.checkpoints.plan import digest_edit
 from sombrero.checkpoints.record import canonical, identity, write_record
 from sombrero.checkpoints.staging import staged_folder, sync_file, write_text
@@ -45,14 +46,18 @@ def export_adapter(
     base: str,
     revision: str | None = None,
     provenance: Mapping[str, object],
+    overwrite: bool = False,
 ) -> AdapterReport:
     """Write ``edit`` as a LoRA adapter to the folder ``out``, which appears in one rename.
 
-    base, revision: what ``adapter_config.json`` names as the base. Tensors are float32. Raises CheckpointError where an
+    base, revision: what ``adapter_config.json`` names as the base. overwrite: an earlier adapter of ours is replaced.
+    Tensors are float32. Raises CheckpointError where an
     adapter cannot hold the edit exactly (rescaled rows, a shift of a bias, fused experts), the edit is empty, or
     ``out`` is not; NumericalError when the edit is not finite.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    out = out.resolve()
+    replaces = overwrite and (out / CONFIG_NAME).is_file() and (out / RECORD_NAME).is_file()
+    if out.exists() and not replaces and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"the output {out} is taken; give a new or empty folder")
     named = {writer.name: writer for writer in writers}
     unknown = sorted(set(edit) - set(named))

@@ -50,8 +50,8 @@ class Shape:
     """The numbers that a change is judged by.
 
     plain, rescaled: spectra of ``W' - W`` and of ``W' - diag(slope) W``. basis ``(rows, k)``, projected ``(k,
-    columns)``: Q of the plain sketch and ``Qᵀ W``. norms ``(rows, 2)``: of the rows before and after. noise: energy that rounding
-    can make; threshold: the largest singular value that it can make.
+    columns)``: Q of the plain sketch and ``Qᵀ W``. norms ``(rows, 2)``: of the rows before and after. noise: energy
+    that rounding can make; threshold: the largest singular value that it can make.
     """
 
     plain: Spectrum

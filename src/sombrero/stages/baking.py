@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sombrero.checkpoints import BakeReport, bake, verify_untouched
-from sombrero.checkpoints.companions import RECORD_NAME
+from sombrero.checkpoints import (
+    RECORD_NAME,
+    AdapterReport,
+    BakeReport,
+    TensorVerification,
+    bake,
+    export_adapter,
+    hub_id,
+    verify_tensors,
+    verify_untouched,
+)
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.evaluation import first_token_log_probs
@@ -31,6 +40,29 @@ def bake_edit(
     with progress.stage("bake"):
         replace = (out / RECORD_NAME).is_file()
         return bake(session.folder, edit, session.writers, out, provenance=provenance, overwrite=replace)
+
+
+def export_edit(
+    session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
+) -> AdapterReport:
+    """Write the edit as a LoRA adapter to ``out``, replacing an earlier one there."""
+    source = session.config.model.source
+    with progress.stage("export"):
+        return export_adapter(
+            edit,
+            session.writers,
+            out,
+            base=hub_id(source) or Path(source).name,  # a folder of this machine tells others nothing
+            revision=session.config.model.revision,
+            provenance=provenance,
+            overwrite=True,
+        )
+
+
+def prove_tensors(session: Session, edit: ModelEdit, baked: Path, progress: Progress) -> TensorVerification:
+    """Compute a sample of the edited rows again, and compare all other tensors. Raises CheckpointError."""
+    with progress.stage("verify tensors"):
+        return verify_tensors(session.folder, baked, edit, session.writers, seed=session.config.seed)
 
 
 def verify_bake(
