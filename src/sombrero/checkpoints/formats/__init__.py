@@ -10,6 +10,7 @@ from sombrero.checkpoints.formats.requantize import (
     edit_piece,
     edit_slices,
     low_rank_slices,
+    reads_of_outputs,
     require_survival,
 )
 from sombrero.checkpoints.formats.scaled import ScaledCodec
@@ -36,5 +37,6 @@ __all__ = [
     "find_codec",
     "low_rank_slices",
     "pieces",
+    "reads_of_outputs",
     "require_survival",
 ]

@@ -97,7 +97,7 @@ class DenseCodec:
         return stored[0].to(torch.promote_types(stored[0].dtype, torch.float32), copy=True)
 
     def encode(self, values: torch.Tensor, stored: Stored) -> Stored:
-        return (values.to(stored[0].dtype),)
+        return (values.to(DENSE[self.entry.dtype]),)
 
     def write(self, write: WriteBytes, piece: Piece, stored: Stored) -> None:
         self._rows.write(write, piece, stored[0])

@@ -83,38 +83,65 @@ def low_rank_slices(edits: LowRankEdit | Sequence[LowRankEdit], *, rows_are_outp
     return apply
 
 
+def reads_of_outputs(
+    codec: Codec, read: ReadBytes, U: torch.Tensor, *, max_elements: int = MAX_ELEMENTS
+) -> list[torch.Tensor]:
+    """``A = W^T U`` ``(columns, K)`` of every matrix, read by slices; for rows that are outputs, U ``(rows, K)``.
+
+    An edit that reads its amount off the output, ``W' = W - s V U^T W``, is with it one that reads the input.
+    """
+    found = [torch.zeros(codec.n_columns, U.shape[1]) for _ in range(codec.n_matrices)]
+    for piece in pieces(codec, max_elements):
+        rows = codec.decode(codec.read(read, piece))
+        found[piece.matrix] += (rows.T @ U[piece.first : piece.last].to(rows.dtype)).float()
+    return found
+
+
 def edit_slices(
-    codec: Codec, read: ReadBytes, write: WriteBytes, edit: SliceEdit, *, max_elements: int = MAX_ELEMENTS
+    codec: Codec,
+    read: ReadBytes,
+    write: WriteBytes,
+    edit: SliceEdit,
+    *,
+    into: Codec | None = None,
+    max_elements: int = MAX_ELEMENTS,
 ) -> Requantization:
     """Read a stored weight piece by piece, edit it, write it in its own format, and measure what came of it.
 
     Memory is a few times ``max_elements`` float32, or that of one row of scale blocks where it is more. Bytes that an
-    edit does not change are written as they were. Raises NumericalError when an edited number is not finite,
+    edit does not change are written as they were. into: another format to store the edited weight in, whose pieces fit
+    those of ``codec``. Raises NumericalError when an edited number is not finite,
     CheckpointError when the source ends early.
     """
     codec = codec.settled(read, edit, max_elements)
     sums = torch.zeros(5, dtype=torch.float64)
     for piece in pieces(codec, max_elements):
         stored = codec.read(read, piece)
-        coded, found = edit_piece(codec, stored, edit, piece)
-        codec.write(write, piece, coded)
+        coded, found = edit_piece(codec, stored, edit, piece, into)
+        (into or codec).write(write, piece, coded)
         sums += found
-    return Requantization(codec.format, *(float(value) for value in sums))
+    return Requantization((into or codec).format, *(float(value) for value in sums))
 
 
-def edit_piece(codec: Codec, stored: Stored, edit: SliceEdit, piece: Piece) -> tuple[Stored, torch.Tensor]:
-    """The edited form of one piece of a settled codec, and its five sums, in the order of :class:`Requantization`."""
+def edit_piece(
+    codec: Codec, stored: Stored, edit: SliceEdit, piece: Piece, into: Codec | None = None
+) -> tuple[Stored, torch.Tensor]:
+    """The edited form of one piece of a settled codec, and its five sums, in the order of :class:`Requantization`.
+
+    into: the codec of the edited form, where it is another one.
+    """
+    target = into or codec
     before = codec.decode(stored)
     after = edit(before, piece)
-    coded = codec.encode(after, stored)
-    final = codec.decode(coded)
-    if codec.keeps_bytes and torch.equal(final, before):
+    coded = target.encode(after, stored)
+    final = target.decode(coded)
+    if into is None and codec.keeps_bytes and torch.equal(final, before):
         coded = stored  # numbers that are equal keep their bytes: -0.0 must not become 0.0
     wanted, kept, lost = after - before, final - before, final - after
     pairs = ((before, before), (wanted, wanted), (lost, lost), (kept, kept), (kept, wanted))
     sums = torch.stack([torch.dot(a.view(-1), b.view(-1)) for a, b in pairs]).double()
     if not bool(torch.isfinite(sums).all()):
-        _require_finite(codec, after, final)
+        _require_finite(target, after, final)
         sums = torch.stack([torch.dot(a.view(-1).double(), b.view(-1).double()) for a, b in pairs])
     return coded, sums
 
