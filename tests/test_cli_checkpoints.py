@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
 from safetensors import safe_open
 
+from tests.checkpoints.test_gguf import write_gguf
 from tests.commands import Command, Tiny, finished_run
 
 
@@ -68,9 +70,18 @@ def test_a_bake_is_proved_hashed_and_told_from_its_base(sombrero: Command, tiny:
     assert failed.code == 1 and "config.json has" in failed.err
 
 
+def test_a_trial_goes_into_a_gguf_file_of_the_model(sombrero: Command, tiny: Tiny, tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "tiny.gguf", GGMLQuantizationType.F16)
+    flags = ("--trial", trial_without(tiny, ("affine",)), "--gguf", source, "--out", tmp_path / "out", "--json")
+    found = json.loads(sombrero("bake", tiny.run, *flags).out)
+    assert found["survived"] == pytest.approx(1, abs=0.05) and found["retyped"] == {}
+    assert (tmp_path / "out" / "tiny.gguf").stat().st_size > source.stat().st_size
+    assert json.loads(sombrero("verify", tmp_path / "out", "--json").out)["verified"] == 1
+
+
 def test_wrong_usage_is_refused(sombrero: Command, tiny: Tiny, tmp_path: Path) -> None:
     both = sombrero("bake", tiny.run, "--adapter", "--verify", "tensors", "--out", tmp_path / "x")
-    assert both.code == 2 and "leave out either" in both.err and not (tmp_path / "x").exists()
+    assert both.code == 2 and "cannot be combined" in both.err and not (tmp_path / "x").exists()
     assert sombrero("bake", tiny.run, "--verify", "magic").code == 2
     assert sombrero("verify", tmp_path).code == 1
     assert sombrero("diff", tmp_path, tiny.model).code == 1

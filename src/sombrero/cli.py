@@ -100,6 +100,10 @@ def bake(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="A LoRA adapter (PEFT, vLLM), not merged weights.")
     ] = False,
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="Fold it into this GGUF file of the same model.")] = None,
+    accept_requantization_error: Annotated[
+        bool, typer.Option("--accept-requantization-error", help="Bake where rounding leaves little of the edit.")
+    ] = False,
     verify: Annotated[
         Verify | None, typer.Option("--verify", help="tensors: compute a sample of edited rows again.")
     ] = None,
@@ -111,6 +115,8 @@ def bake(
         out,
         trial=trial,
         adapter=adapter,
+        gguf=gguf,
+        accept_requantization_error=accept_requantization_error,
         verify="tensors" if verify is Verify.TENSORS else None,
         progress=Terminal(errors),
         judge_key=_judge_key(read_config(run_folder)),

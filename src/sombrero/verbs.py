@@ -91,22 +91,25 @@ def bake(
     *,
     trial: int | None = None,
     adapter: bool = False,
+    gguf: Path | None = None,
+    accept_requantization_error: bool = False,
     verify: Literal["tensors"] | None = None,
     progress: Progress | None = None,
     judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder).
 
-    adapter: write a LoRA adapter instead of merged weights. verify: ``tensors`` computes a sample of the edited rows
-    again and compares all other tensors with the base.
+    adapter: write a LoRA adapter instead of merged weights. gguf: fold the edit into this GGUF file of the same model;
+    it stops where rounding leaves too little of it, unless accept_requantization_error. verify: ``tensors`` computes a
+    sample of the edited rows again and compares all other tensors with the base.
     """
     from sombrero.checkpoints import write_card
-    from sombrero.stages.baking import bake_edit, export_edit, prove_tensors
+    from sombrero.stages.baking import bake_edit, bake_into_gguf, export_edit, prove_tensors
     from sombrero.stages.provenance import trial_card_data, trial_provenance
     from sombrero.stages.summary import describe_edit
 
-    if adapter and verify is not None:
-        raise UsageError("an adapter has no baked tensors to verify; leave out either adapter or verify")
+    if adapter + (gguf is not None) + (verify is not None) > 1:
+        raise UsageError("adapter, gguf and verify cannot be combined (verify is of merged safetensors); give one")
     config = read_config(run_path)
     with _pipeline(config, run_path, False, progress, judge_key) as pipeline:
         pipeline.check_identity()
@@ -117,7 +120,8 @@ def bake(
             raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
         score = scores[number]
         edit = pipeline.planner.build(score.parameters)
-        folder = out or run_path / f"{'adapter' if adapter else 'model'}-trial-{number}"
+        kind = "adapter" if adapter else "model" if gguf is None else "gguf"
+        folder = out or run_path / f"{kind}-trial-{number}"
         session, shown = pipeline.session, progress or Silent()
         facts = trial_provenance(session, score, run_path)
         found: dict[str, Any] = {"trial": number, "edit": describe_edit(score.parameters, edit)}
@@ -126,6 +130,12 @@ def bake(
             card = trial_card_data(session, score, edit, len(exported.modules), mapped.baseline)
             write_card(folder, replace(card, adapter=True), base_card=session.folder / "README.md")
             return {"adapter": str(exported.out), "rank": exported.rank, "modules": len(exported.modules)} | found
+        if gguf is not None:
+            stored = bake_into_gguf(session, edit, gguf, folder, facts, shown, accept_error=accept_requantization_error)
+            card = trial_card_data(session, score, edit, len(stored.edited), mapped.baseline)
+            write_card(folder, card, base_card=session.folder / "README.md")
+            retyped = {name: list(kinds) for name, kinds in stored.retyped.items()}
+            return {"gguf": str(stored.out), "survived": stored.survived, "retyped": retyped} | found
         report = bake_edit(session, edit, folder, facts, shown)
         write_card(folder, trial_card_data(session, score, edit, len(report.edited), mapped.baseline))
         proof = asdict(prove_tensors(session, edit, report.out, shown)) if verify == "tensors" else None

@@ -145,7 +145,9 @@ def test_k_quants_are_stored_in_another_type_and_that_is_said(tmp_path: Path) ->
     base = torch.from_numpy(dequantize(blocks, Kind.Q6_K).astype(np.float32))
     found = torch.from_numpy(dequantize(stored["blk.0.ffn_down.weight"][1], Kind.Q8_0).astype(np.float32))
     wanted = edit_weight(base, edit["0.mlp"], "linear")
-    assert float((found - wanted).abs().max()) <= float(wanted.abs().max()) / 127 * 0.53  # the scale of a block is a float16
+    assert (
+        float((found - wanted).abs().max()) <= float(wanted.abs().max()) / 127 * 0.53
+    )  # the scale of a block is a float16
     assert np.array_equal(stored["blk.0.ffn_norm.weight"][1], np.ones(7, np.float32))
 
 

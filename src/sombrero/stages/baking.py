@@ -18,6 +18,7 @@ from sombrero.checkpoints import (
     verify_tensors,
     verify_untouched,
 )
+from sombrero.checkpoints.gguf import GgufReport, bake_gguf
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.evaluation import first_token_log_probs
@@ -56,6 +57,23 @@ def export_edit(
             revision=session.config.model.revision,
             provenance=provenance,
             overwrite=True,
+        )
+
+
+def bake_into_gguf(
+    session: Session,
+    edit: ModelEdit,
+    source: Path,
+    out: Path,
+    provenance: Mapping[str, Any],
+    progress: Progress,
+    *,
+    accept_error: bool,
+) -> GgufReport:
+    """Fold the edit into a GGUF file of the same model, replacing an earlier bake of ours in ``out``."""
+    with progress.stage("bake GGUF"):
+        return bake_gguf(
+            source, edit, session.writers, out, provenance=provenance, accept_error=accept_error, overwrite=True
         )
 
 

@@ -14,12 +14,14 @@ from sombrero.checkpoints.formats.requantize import (
     require_survival,
 )
 from sombrero.checkpoints.formats.scaled import ScaledCodec
+from sombrero.checkpoints.formats.unquantized import DenseForm, TransposedCodec, dense_forms, leave_out
 
 __all__ = [
     "DENSE",
     "MIN_SURVIVED",
     "Codec",
     "DenseCodec",
+    "DenseForm",
     "Mxfp4Codec",
     "Piece",
     "ReadBytes",
@@ -27,14 +29,17 @@ __all__ = [
     "RowStore",
     "ScaledCodec",
     "SliceEdit",
+    "TransposedCodec",
     "WriteBytes",
     "block_shape",
     "check_editable",
     "decode",
+    "dense_forms",
     "edit_piece",
     "edit_slices",
     "encode",
     "find_codec",
+    "leave_out",
     "low_rank_slices",
     "pieces",
     "reads_of_outputs",

@@ -91,10 +91,13 @@ class Codec(Protocol):
         ...
 
 
-def pieces(codec: Codec, max_elements: int) -> Iterator[Piece]:
-    """All pieces of a weight in order, each of at most ``max_elements``, or of one row step where that is more."""
-    steps = max(1, max_elements // max(1, codec.n_columns * codec.row_step))
-    height = steps * codec.row_step
+def pieces(codec: Codec, max_elements: int, row_step: int = 1) -> Iterator[Piece]:
+    """All pieces of a weight in order, each of at most ``max_elements``, or of one row step where that is more.
+
+    row_step: of another codec that must be able to hold the same pieces.
+    """
+    step = math.lcm(codec.row_step, row_step)
+    height = max(1, max_elements // max(1, codec.n_columns * step)) * step
     for matrix in range(codec.n_matrices):
         for first in range(0, codec.n_rows, height):
             yield Piece(matrix, first, min(first + height, codec.n_rows))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sombrero.checkpoints.formats.carry import carry_over
 from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, Stored, WriteBytes, pieces
 from sombrero.edits.kernels import edit_weight
 from sombrero.errors import CheckpointError, NumericalError
@@ -104,36 +105,47 @@ def edit_slices(
     edit: SliceEdit,
     *,
     into: Codec | None = None,
+    carry: Sequence[torch.Tensor] | None = None,
     max_elements: int = MAX_ELEMENTS,
 ) -> Requantization:
     """Read a stored weight piece by piece, edit it, write it in its own format, and measure what came of it.
 
     Memory is a few times ``max_elements`` float32, or that of one row of scale blocks where it is more. Bytes that an
     edit does not change are written as they were. into: another format to store the edited weight in, whose pieces fit
-    those of ``codec``. Raises NumericalError when an edited number is not finite,
-    CheckpointError when the source ends early.
+    those of ``codec``. carry: V ``(rows, K)`` of each matrix, where rows are outputs: rounding then keeps the component
+    along V (:mod:`~sombrero.checkpoints.formats.carry`), with a whole matrix in memory at a time. Raises NumericalError
+    when an edited number is not finite, CheckpointError when the source ends early.
     """
-    codec = codec.settled(read, edit, max_elements)
+    if carry is None:
+        codec = codec.settled(read, edit, max_elements)
     sums = torch.zeros(5, dtype=torch.float64)
-    for piece in pieces(codec, max_elements):
+    step = codec.n_rows if carry is not None else 1 if into is None else into.row_step
+    for piece in pieces(codec, max_elements, step):
         stored = codec.read(read, piece)
-        coded, found = edit_piece(codec, stored, edit, piece, into)
+        coded, found = edit_piece(codec, stored, edit, piece, into, None if carry is None else carry[piece.matrix])
         (into or codec).write(write, piece, coded)
         sums += found
     return Requantization((into or codec).format, *(float(value) for value in sums))
 
 
 def edit_piece(
-    codec: Codec, stored: Stored, edit: SliceEdit, piece: Piece, into: Codec | None = None
+    codec: Codec,
+    stored: Stored,
+    edit: SliceEdit,
+    piece: Piece,
+    into: Codec | None = None,
+    carry: torch.Tensor | None = None,
 ) -> tuple[Stored, torch.Tensor]:
     """The edited form of one piece of a settled codec, and its five sums, in the order of :class:`Requantization`.
 
-    into: the codec of the edited form, where it is another one.
+    into: the codec of the edited form, where it is another one. carry: V, whose component rounding must keep.
     """
     target = into or codec
     before = codec.decode(stored)
     after = edit(before, piece)
     coded = target.encode(after, stored)
+    if carry is not None:
+        coded = carry_over(target, after, coded, carry)
     final = target.decode(coded)
     if into is None and codec.keeps_bytes and torch.equal(final, before):
         coded = stored  # numbers that are equal keep their bytes: -0.0 must not become 0.0

@@ -145,8 +145,8 @@ def _find(
         )
     if entries[name].shape != shape:
         raise CheckpointError(
-            f"{name} has shape {entries[name].shape} in {layout.path}, {writer.name} expects {shape}; give the GGUF file "
-            "of the model that the edit was made on"
+            f"{name} has shape {entries[name].shape} in {layout.path}, {writer.name} expects {shape}; give the GGUF "
+            "file of the model that the edit was made on"
         )
     return name
 
