@@ -31,34 +31,40 @@ def carry_over(codec: Codec, wanted: torch.Tensor, coded: Stored, V: torch.Tenso
     values = codec.decode(coded)
     levels, factors = _levels(codec), _factors(codec, coded, values)
     between = (levels[1:] + levels[:-1]) / 2
+    free = torch.ones_like(values, dtype=torch.bool)  # what moved for one direction does not move back for another
     for _ in range(SWEEPS):
         for v in V.to(values.dtype).T:
             rows = torch.topk(v.abs(), min(ROWS, len(v))).indices
             missing = v @ (wanted - values)
-            values[rows] = _moved(values[rows], wanted[rows], v[rows, None], missing, factors[rows], levels, between)
+            change = _changes(values[rows], v[rows, None], missing, factors[rows], levels, between)
+            gain = (v[rows, None] * change).abs() * free[rows]
+            cost = change.square() + 2 * change * (values[rows] - wanted[rows])
+            chosen = _cheapest(cost, gain, missing.abs())
+            values[rows] += torch.where(chosen, change, torch.zeros_like(change))
+            free[rows] &= ~chosen
     return codec.encode(values, coded)
 
 
-def _moved(
+def _changes(
     values: torch.Tensor,
-    wanted: torch.Tensor,
     v: torch.Tensor,
     missing: torch.Tensor,
     factors: torch.Tensor,
     levels: torch.Tensor,
     between: torch.Tensor,
 ) -> torch.Tensor:
-    """The rows with some numbers one level further, so that ``v · change`` is near ``missing`` in each column."""
+    """What a step of one level changes each number by, to the side that brings ``v · change`` nearer to ``missing``."""
     number = torch.bucketize(values / factors, between)
     step = (torch.sign(missing) * torch.sign(v)).to(number.dtype)
-    change = levels[(number + step).clamp(0, len(levels) - 1)] * factors - values
-    gain = (v * change).abs()
-    cost = change.square() + 2 * change * (values - wanted)
+    return levels[(number + step).clamp(0, len(levels) - 1)] * factors - values
+
+
+def _cheapest(cost: torch.Tensor, gain: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+    """In each column the numbers with the least cost for their gain, as many as come nearest to what is missing."""
     order = torch.argsort(torch.where(gain > 0, cost / gain, torch.inf), dim=0)
     gains = gain.gather(0, order)
-    enough = torch.cumsum(gains, dim=0) - gains / 2 <= missing.abs()
-    chosen = torch.zeros_like(enough).scatter_(0, order, enough)
-    return values + torch.where(chosen, change, torch.zeros_like(change))
+    enough = (torch.cumsum(gains, dim=0) - gains / 2 <= missing) & (gains > 0)
+    return torch.zeros_like(enough).scatter_(0, order, enough)
 
 
 def _levels(codec: Mxfp4Codec | ScaledCodec) -> torch.Tensor:
