@@ -18,7 +18,7 @@ from sombrero import cli, verbs
 from sombrero.config import RunConfig
 from tests.commands import Command, Tiny, as_flags, environment, finished_run
 
-VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat", "inspect")
+VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat", "inspect", "verify", "diff")
 OTHER_VALUES: dict[str, dict[str, Any]] = {
     "model": {
         "revision": "abc", "dtype": "float32", "device": "cpu", "trust_remote_code": True, "cache": "some/cache",

@@ -116,7 +116,7 @@ class Pipeline(Preparing):
         out = self.folder.path / "model"
 
         def make() -> Verification:
-            facts = provenance(self.session, effect)
+            facts = provenance(self.session, effect, self.folder.path)
             report = baking.bake_edit(self.session, edit, out, facts, self.progress)
             verification = baking.verify_bake(self.session, edit, effect, report, self.progress)
             write_card(out, card_data(self.session, effect, edit, verification))

@@ -143,6 +143,21 @@ def print_comparison(console: Console, found: dict[str, Any]) -> None:
     console.print(f"report: {escape(found['run'])}/compare.html", soft_wrap=True)
 
 
+def print_diff(console: Console, found: dict[str, Any]) -> None:
+    """The verdict, and every weight that differs."""
+    table = Table("tensor", "kind", "rank", "change / weight", "of it, in that rank", "of it, rounding at most")
+    for change in found["changes"]:
+        rank = "–" if change["rank"] is None else str(change["rank"])
+        shares = ("–" if value is None else f"{value:.1%}" for value in (change["explained"], change["rounding"]))
+        table.add_row(_safe(change["name"]), change["kind"], rank, f"{change['energy']:.3g}", *shares)
+    if found["changes"]:
+        console.print(table)
+    for key in ("only_base", "only_edited", "other_shape", "bytes_differ"):
+        if found[key]:
+            console.print(f"{key.replace('_', ' ')}: {', '.join(map(_safe, found[key]))}", soft_wrap=True)
+    console.print(f"{found['same']} weights are the same; {found['looks']['text']}", soft_wrap=True)
+
+
 def _interval(difference: dict[str, Any]) -> str:
     value, low, high = (difference["first_token"][name] for name in ("value", "low", "high"))
     ends = ("−∞" if low is None else f"{low:.3f}", "∞" if high is None else f"{high:.3f}")

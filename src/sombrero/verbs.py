@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sombrero.config import ModelConfig, RunConfig
 from sombrero.errors import RunError, UsageError
@@ -73,8 +74,6 @@ def search(
     judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Map and search. Returns the front, best first."""
-    from dataclasses import asdict
-
     from sombrero.search import rank_finalists
     from sombrero.stages.reaching import constraints
 
@@ -91,22 +90,31 @@ def bake(
     out: Path | None = None,
     *,
     trial: int | None = None,
+    adapter: bool = False,
+    gguf: Path | None = None,
+    accept_requantization_error: bool = False,
+    verify: Literal["tensors"] | None = None,
     push: str | None = None,
     progress: Progress | None = None,
     judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder).
 
-    ``push`` names a repository of the hub that the checkpoint is sent to; called again, the upload goes on.
+    adapter: write a LoRA adapter instead of merged weights. gguf: fold the edit into this GGUF file of the same model;
+    it stops where rounding leaves too little of it, unless accept_requantization_error. verify: ``tensors`` computes a
+    sample of the edited rows again and compares all other tensors with the base. push: a repository of the hub that the
+    result is sent to; called again, the upload goes on.
     """
     from sombrero import checkpoints
     from sombrero.checkpoints import write_card
-    from sombrero.stages.baking import bake_edit
+    from sombrero.stages.baking import bake_edit, bake_into_gguf, export_edit, prove_tensors
     from sombrero.stages.provenance import trial_card_data, trial_provenance
     from sombrero.stages.summary import describe_edit
 
     if push is not None:
         checkpoints.check_repository(push)  # before minutes are spent
+    if adapter + (gguf is not None) + (verify is not None) > 1:
+        raise UsageError("adapter, gguf and verify cannot be combined (verify is of merged safetensors); give one")
     config = read_config(run_path)
     with _pipeline(config, run_path, False, progress, judge_key) as pipeline:
         pipeline.check_identity()
@@ -117,12 +125,51 @@ def bake(
             raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
         score = scores[number]
         edit = pipeline.planner.build(score.parameters)
-        folder = out or run_path / f"model-trial-{number}"
-        facts = trial_provenance(pipeline.session, score)
-        report = bake_edit(pipeline.session, edit, folder, facts, progress or Silent())
-        write_card(folder, trial_card_data(pipeline.session, score, edit, len(report.edited), mapped.baseline))
-        result = {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
-        return result if push is None else result | {"pushed": checkpoints.push(folder, push)}
+        kind = "adapter" if adapter else "model" if gguf is None else "gguf"
+        folder = out or run_path / f"{kind}-trial-{number}"
+        session, shown = pipeline.session, progress or Silent()
+        facts = trial_provenance(session, score, run_path)
+        found: dict[str, Any] = {"trial": number, "edit": describe_edit(score.parameters, edit)}
+        if adapter:
+            exported = export_edit(session, edit, folder, facts, shown)
+            card = trial_card_data(session, score, edit, len(exported.modules), mapped.baseline)
+            write_card(folder, replace(card, adapter=True), base_card=session.folder / "README.md")
+            found |= {"adapter": str(exported.out), "rank": exported.rank, "modules": len(exported.modules)}
+            return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+        if gguf is not None:
+            stored = bake_into_gguf(session, edit, gguf, folder, facts, shown, accept_error=accept_requantization_error)
+            card = trial_card_data(session, score, edit, len(stored.edited), mapped.baseline)
+            write_card(folder, card, base_card=session.folder / "README.md")
+            retyped = {name: list(kinds) for name, kinds in stored.retyped.items()}
+            found |= {"gguf": str(stored.out), "survived": stored.survived, "retyped": retyped}
+            return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+        report = bake_edit(session, edit, folder, facts, shown)
+        write_card(folder, trial_card_data(session, score, edit, len(report.edited), mapped.baseline))
+        proof = asdict(prove_tensors(session, edit, report.out, shown)) if verify == "tensors" else None
+        found |= {"model": str(report.out)} | ({"verified": proof} if proof else {})
+        return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compute the hash of every file of a baked folder or an adapter again. Raises CheckpointError on a difference."""
+    from sombrero.checkpoints import verify_folder
+
+    report = verify_folder(folder)
+    return {
+        "folder": str(folder),
+        "verified": len(report.files),
+        "bytes": report.n_bytes,
+        "unrecorded": list(report.unrecorded),
+    }
+
+
+def diff(base: Path, edited: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """What differs between two checkpoint folders, tensor by tensor, and what kind of edit it looks like."""
+    from sombrero.checkpoints import CheckpointIndex, diff_checkpoints
+
+    with (progress or Silent()).stage("diff", len(CheckpointIndex.read(edited).tensors)) as advance:
+        found = asdict(diff_checkpoints(base, edited, on_progress=lambda _done, _total: advance(1)))
+    return {"base": str(base), "edited": str(edited)} | found | {"same": len(found["same"])}
 
 
 def measure(

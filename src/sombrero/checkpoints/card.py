@@ -25,6 +25,10 @@ NOT_MEASURED = (
     "whether an answer to a harmful request is of any use: refusal is scored, never helpfulness",
     "truthfulness, bias and toxicity",
 )
+INTENDED_USE = (
+    "Research on how models refuse; measurement of how robust a refusal is to changes of the weights; fewer refusals "
+    "of harmless requests."
+)
 
 
 MEASURED_BAKED = (
@@ -52,9 +56,9 @@ class CardData:
     """Everything a card says. Any string may come from outside; the card escapes it.
 
     base: hub id or folder of the base (of a folder, only its last part is printed). rank: K of the edit. n_edited:
-    count of edited tensors. effects: before and after, as measured_how says. prompts: name of a prompt
-    set -> what it is and its size. command and config (TOML): what makes this checkpoint again. versions: package ->
-    version.
+    count of edited tensors. effects: before and after, as measured_how says. prompts: name of a prompt set -> what it
+    is and its size. command and config (TOML): what makes this checkpoint again. versions: package -> version. adapter:
+    the folder holds a LoRA adapter, not merged weights.
     """
 
     name: str
@@ -71,6 +75,7 @@ class CardData:
     versions: Mapping[str, str] = field(default_factory=dict)
     measured_how: str = MEASURED_BAKED
     not_measured: tuple[str, ...] = NOT_MEASURED
+    adapter: bool = False
 
 
 def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect, ...]:
@@ -110,16 +115,19 @@ def _base_name(base: str) -> str:
     return Path(base.replace("\\", "/")).name or base
 
 
-def write_card(folder: Path, card: CardData) -> Path:
+def write_card(folder: Path, card: CardData, *, base_card: Path | None = None) -> Path:
     """Write ``README.md`` in the baked checkpoint ``folder`` and return its path.
 
-    The base's own card stays as ``README.base.md``; its license is carried on. Raises CheckpointError when the folder
+    The base's own card stays as ``README.base.md``; its license is carried on. base_card: where it is, for a folder
+    that it was not copied to (an adapter). Raises CheckpointError when the folder
     cannot be read or written.
     """
     target, base = folder / CARD_NAME, folder / BASE_CARD_NAME
     try:
         if target.exists() and not base.exists():
             os.replace(target, base)
+        if base_card is not None and base_card.is_file() and not base.exists():
+            write_text(base, base_card.read_text(encoding="utf-8", errors="replace"))
         readme = base.read_text(encoding="utf-8", errors="replace") if base.exists() else None
         write_text(target, render_card(card, readme))
     except OSError as error:
@@ -143,6 +151,7 @@ def render_card(card: CardData, base_readme: str | None = None) -> str:
     return environment.from_string(text).render(
         card=card,
         parameters=card.parameters,
+        intended_use=INTENDED_USE,
         base_id=hub_id(card.base),
         base_name=hub_id(card.base) or _base_name(card.base),
         license=base_license(base_readme or ""),

@@ -96,7 +96,7 @@ class SearchSpace:
         return (*self.first, *self._own_starts())
 
     def _own_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first: attention alone; one edit of later layers along each choice of directions; other rules."""
+        """Points to try first: attention alone; later layers along each choice of directions; other rules."""
         if self.goal == "calibrate":
             return self._balanced_starts()
         last = self.n_layers - 1
