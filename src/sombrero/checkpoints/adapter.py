@@ -19,7 +19,7 @@ from safetensors.torch import save
 from sombrero.checkpoints.companions import RECORD_NAME
 from sombrero.checkpoints.plan import digest_edit
 from sombrero.checkpoints.record import canonical, identity, write_record
-from sombrero.checkpoints.staging import staged_folder, sync_file, write_text
+from sombrero.checkpoints.staging import sync_file, whole_folder, write_text
 from sombrero.errors import CheckpointError, NumericalError
 from sombrero.records import LowRankEdit, ModelEdit, Writer
 
@@ -76,7 +76,7 @@ def export_adapter(
         tensors[f"{path}.lora_B.weight"] = _padded(-change.strength * change.V, rank, axis=1)
     config = _config([named[name] for name in changes], rank, base, revision)
     data = save(tensors, metadata={"format": "pt", "sombrero": canonical(provenance)})
-    with staged_folder(out) as folder:
+    with whole_folder(out, replace=replaces) as folder:
         (folder / WEIGHTS_NAME).write_bytes(data)
         sync_file(folder / WEIGHTS_NAME)
         write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")

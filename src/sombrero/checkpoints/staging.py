@@ -93,6 +93,19 @@ def staged_folder(out: Path) -> Iterator[Staging]:
             os.close(lock)
 
 
+@contextmanager
+def whole_folder(out: Path, *, replace: bool) -> Iterator[Path]:
+    """Give an empty folder to fill in one go: it becomes ``out`` when the block ends, and is removed when it fails."""
+    with staged_folder(out) as staging:
+        shutil.rmtree(staging.model)
+        staging.model.mkdir()
+        try:
+            yield staging.model
+            staging.publish(replace=replace)
+        finally:
+            staging.remove()
+
+
 def restore_replaced(out: Path) -> None:
     """Put back a folder that stepped aside from ``out`` just before its process was killed."""
     if Staging(out).replaced.exists() and not out.exists():

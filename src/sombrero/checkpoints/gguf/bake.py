@@ -19,7 +19,7 @@ from sombrero.checkpoints.gguf.layout import GgufLayout, read_layout
 from sombrero.checkpoints.header import TensorEntry
 from sombrero.checkpoints.plan import digest_edit
 from sombrero.checkpoints.record import canonical, identity, write_record
-from sombrero.checkpoints.staging import staged_folder
+from sombrero.checkpoints.staging import whole_folder
 from sombrero.edits.kernels import edit_bias
 from sombrero.errors import CheckpointError
 from sombrero.records import LowRankEdit, ModelEdit, Writer
@@ -84,7 +84,7 @@ def bake_gguf(
     retyped = {e.name: (e.dtype, kinds[e.name]) for e in layout.entries if kinds.get(e.name, e.dtype) != e.dtype}
     head, begins = layout.head({name: kind for name, (_, kind) in retyped.items()}, canonical(provenance))
     _check_space(layout, len(head), begins, out)
-    with staged_folder(out) as folder:
+    with whole_folder(out, replace=ours) as folder:
         try:
             found, digest, n_bytes = _write(layout, changes, kinds, head, begins, folder / source.name, on_progress)
         except OSError as error:
