@@ -183,8 +183,8 @@ def _show(name: str, figures: Figures) -> None:
 
 def _show_kills(kills: Kills) -> None:
     print(
-        f"kills: {kills.asked}; {kills.killed} hit a running bake ({1e3 * kills.bake_seconds:.0f} ms long), after "
-        f"{kills.resumed} there were finished files to go on from, after {kills.published} the result was in place; "
+        f"kills: {kills.killed} of running bakes ({1e3 * kills.bake_seconds:.0f} ms long; {kills.started} started); "
+        f"after {kills.resumed} there were finished files to go on from, after {kills.published} the result; "
         f"{kills.loadable_halves} loadable halves, {kills.other_results} results other than the uninterrupted one"
     )
 

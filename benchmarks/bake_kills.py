@@ -29,9 +29,10 @@ MOST_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Kills:
-    """Of all kills: how many hit a running bake, how many found finished files to go on from, and what went wrong."""
+    """Bakes started to be killed, those that were before they ended, after how many of these there were finished files
+    to go on from, or the result; and what went wrong."""
 
-    asked: int
+    started: int
     killed: int
     resumed: int
     published: int
@@ -41,7 +42,7 @@ class Kills:
 
 
 def kill_bakes(work: Path, kills: int, seed: int = 0) -> Kills:
-    """Kill ``kills`` bakes of a small sharded checkpoint in ``work``."""
+    """Kill ``kills`` running bakes of a small sharded checkpoint in ``work``."""
     draw = random.Random(seed)
     source = work / "small"
     write_checkpoint(SMALL, source)
@@ -49,12 +50,15 @@ def kill_bakes(work: Path, kills: int, seed: int = 0) -> Kills:
     _bake(source, work / "reference")
     seconds = time.perf_counter() - began
     expected = _tree(work / "reference")
-    killed = resumed = published = halves = others = asked = 0
-    while asked < kills:
+    killed = resumed = published = halves = others = started = 0
+    while killed < kills:
         out = work / "killed"
-        for _ in range(min(draw.randint(1, MOST_IN_A_ROW), kills - asked)):
-            asked += 1
-            killed += _kill(source, out, draw.uniform(0, 1.1 * seconds))
+        for _ in range(draw.randint(1, MOST_IN_A_ROW)):
+            started += 1
+            hit = killed < kills and _kill(source, out, draw.uniform(0, seconds))
+            if not hit:
+                break  # it was done before
+            killed += 1
             halves += _is_loadable_half(out, expected)
             journal = Staging(out).journal
             resumed += journal.exists() and journal.read_bytes().count(b"\n") > 1
@@ -62,7 +66,7 @@ def kill_bakes(work: Path, kills: int, seed: int = 0) -> Kills:
         _bake(source, out)
         others += _tree(out) != expected or Staging(out).root.exists()
         shutil.rmtree(out)
-    return Kills(asked, killed, resumed, published, halves, others, seconds)
+    return Kills(started, killed, resumed, published, halves, others, seconds)
 
 
 def _bake(source: Path, out: Path) -> None:

@@ -57,7 +57,7 @@ def test_cp_and_bake_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_kills_leave_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bake_kills, "SMALL", replace(SMALL, shard_bytes=20_000))
     kills = bake_kills.kill_bakes(tmp_path, 5)
-    assert (kills.asked, kills.loadable_halves, kills.other_results) == (5, 0, 0)
+    assert (kills.killed, kills.loadable_halves, kills.other_results) == (5, 0, 0)
     half = tmp_path / "half"
     half.mkdir()
     assert bake_kills._is_loadable_half(half, {"model.safetensors": "0"})
