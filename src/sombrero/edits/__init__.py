@@ -13,10 +13,13 @@ from sombrero.edits.rules import (
     bakeable_kinds,
     bakeable_rules,
     compose,
+    compose_output,
     guarded,
     norm,
     orthonormal_basis,
     project,
+    project_output,
+    refused_kinds,
 )
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "bakeable_rules",
     "check_leak",
     "compose",
+    "compose_output",
     "edit_bias",
     "edit_output",
     "edit_weight",
@@ -41,6 +45,8 @@ __all__ = [
     "norm",
     "orthonormal_basis",
     "project",
+    "project_output",
+    "refused_kinds",
     "solve_balanced",
     "solve_guarded",
 ]

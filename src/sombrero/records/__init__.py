@@ -36,7 +36,17 @@ from sombrero.records.measurements import (
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
+from sombrero.records.models import (
+    LayerAccounting,
+    LayerLeak,
+    Layout,
+    ModelHandle,
+    PostNorm,
+    StoredTensors,
+    Subject,
+    Writer,
+    WriterKind,
+)
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
@@ -75,6 +85,7 @@ __all__ = [
     "ModelHandle",
     "Outcome",
     "PairedRefusals",
+    "PostNorm",
     "Prompt",
     "Proportion",
     "RefusalMap",
@@ -84,6 +95,7 @@ __all__ = [
     "Sample",
     "SplitName",
     "Spread",
+    "StoredTensors",
     "Subject",
     "TaskResult",
     "TrialScore",
