@@ -23,13 +23,14 @@ LEGEND = f"""\
 - **writers**: what writes to the residual stream in the tiny model, by kind. Behind a norm (*norm*), times a number of
   the configuration (*scale*), times a gate (*gate*), with a bias in every layer (*bias*).
 - **accounting**: in every layer the writers sum to what the layer adds, within {ACCOUNTING:g}.
-- **project … guarded**: a live edit by the rule and the baked checkpoint give the same log-probs within
-  {LIVE_BAKED:g}, the same {N_TOKENS} greedy tokens after the reload, and all other tensors are the same bytes. `attention`
-  or `mlp` alone: the rule is refused for the other kind, for the reason said. *experts*: experts that are held by one
-  module show neither their inputs nor, apart, their rows; `project` and `compose` act on what they write, and are exact.
-  *no bias*: `affine` adds a constant, and there is no bias tensor to hold it.
-- **leak**: after `project` at strength 1 of all writers, every layer writes at most {LEAK:g} of the component, both with
-  the untouched model's stream and in the edited model as it runs.
+- **project … guarded**: a live edit by the rule and the baked checkpoint, loaded again, give the same log-probs within
+  {LIVE_BAKED:g}. `attention` or `mlp` alone: the rule is refused for the other kind, for the reason said. *experts*:
+  experts that one module holds show neither their inputs nor, apart, their rows; `project` and `compose` act on what
+  they write, and are exact. *no bias*: `affine` adds a constant, and there is no bias tensor to hold it.
+- **leak**: after `project` at strength 1 of all writers, every layer writes at most {LEAK:g} of the component, both
+  with the untouched model's stream and in the edited model as it runs.
+- **untouched**: all tensors that the edit does not name are the same bytes after the bake.
+- **generation**: each bake, loaded again, generates the same {N_TOKENS} greedy tokens as the live-edited model.
 
 Experts that no prompt reached are edited like all others: a rule that acts on outputs treats them alike, and needs no
 prompt for it. A run counts them in its manifest, and records how far the edit moved the router's logits.
@@ -46,7 +47,7 @@ MISSING = """\
 
 def render(proofs: Sequence[Proof]) -> str:
     """The whole page."""
-    header = ["model", "family", "class", "writers", "accounting", *RULES, "leak"]
+    header = ["model", "family", "class", "writers", "accounting", *RULES, "leak", "untouched", "generation"]
     rule = ["---"] * len(header)
     rows = ["| " + " | ".join(cells) + " |" for cells in (header, rule)] + [render_row(proof) for proof in proofs]
     return "\n".join([INTRODUCTION, *rows, "", LEGEND, MISSING]).rstrip("\n") + "\n"
@@ -63,6 +64,8 @@ def render_row(proof: Proof) -> str:
         _verdict(proof.accounting <= ACCOUNTING),
         *(_rule(proof.rules[rule], proof.writers) for rule in RULES),
         _verdict(max(proof.leak, proof.leak_end_to_end) <= LEAK),
+        _verdict(proof.untouched > 0),
+        _verdict(all(rule.same_tokens and rule.n_tokens == N_TOKENS for rule in proof.rules.values() if rule.kinds)),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -94,10 +97,10 @@ def _rule(rule: RuleProof, writers: Sequence[Writer]) -> str:
     reasons = sorted({"experts" if kind in fused else "no bias" for kind in rule.refused})
     if not rule.kinds:
         return f"refused: {', '.join(reasons)}"
-    passed = rule.error <= LIVE_BAKED and rule.same_tokens and rule.n_tokens == N_TOKENS
+    verdict = _verdict(rule.error <= LIVE_BAKED)
     if not rule.refused:
-        return _verdict(passed)
-    return f"{_verdict(passed)}: {', '.join(rule.kinds)}; {', '.join(rule.refused)} refused: {', '.join(reasons)}"
+        return verdict
+    return f"{verdict}: {', '.join(rule.kinds)}; {', '.join(rule.refused)} refused: {', '.join(reasons)}"
 
 
 def _verdict(passed: bool) -> str:

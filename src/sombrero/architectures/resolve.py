@@ -105,9 +105,6 @@ def _check_outputs(model: PreTrainedModel, writers: Sequence[Writer], width: int
     repeated = [name for name, count in Counter(writer.name for writer in writers).items() if count > 1]
     if repeated:
         raise ArchitectureError(f"two writers of a layer have the same name: {repeated[:8]}; name one of them")
-    narrow = [writer.module_path for writer in writers if writer.d_out != width]
-    if narrow:
-        raise ArchitectureError(f"these writers do not write {width} values to the residual stream: {narrow[:8]}")
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     shared = {id(getattr(module, "weight", None)) for module in embeddings} - {id(None)}
     tied = [
@@ -120,6 +117,9 @@ def _check_outputs(model: PreTrainedModel, writers: Sequence[Writer], width: int
             f"the weight of {tied[:8]} is that of the embeddings or of the output head: an edit would change what the "
             "model reads or says at every layer; leave it out of the architecture's writers"
         )
+    narrow = [writer.module_path for writer in writers if writer.d_out != width]
+    if narrow:
+        raise ArchitectureError(f"these writers do not write {width} values to the residual stream: {narrow[:8]}")
 
 
 def _missing_modules(model: PreTrainedModel, architecture: Architecture) -> list[str]:

@@ -7,6 +7,7 @@ from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.edits.leak import check_leak
 from sombrero.edits.live import edited, live_edit
 from sombrero.edits.planner import EditPlanner
+from sombrero.edits.routing import measure_routing
 from sombrero.edits.rules import (
     Basis,
     affine,
@@ -42,6 +43,7 @@ __all__ = [
     "edited",
     "guarded",
     "live_edit",
+    "measure_routing",
     "norm",
     "orthonormal_basis",
     "project",

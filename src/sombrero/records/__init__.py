@@ -39,6 +39,7 @@ from sombrero.records.measurements import (
 from sombrero.records.models import (
     LayerAccounting,
     LayerLeak,
+    LayerRouting,
     Layout,
     ModelHandle,
     PostNorm,
@@ -71,6 +72,7 @@ __all__ = [
     "LayerAccounting",
     "LayerLeak",
     "LayerProfile",
+    "LayerRouting",
     "Layout",
     "LowRankEdit",
     "Manifold",

@@ -132,3 +132,20 @@ class LayerLeak:
     written: float
     ratio: float
     end_to_end: float
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """How one layer's router chose among its experts, over all tokens of some prompts, and what an edit did to that.
+
+    reached: experts that some token chose before the edit; the edit of the others rests on no prompt, and is the same
+    as that of all. logit_change: root mean square of the change of the router's logits over that of the logits.
+    switched: share of the choices that the edited model makes and the untouched one did not.
+    """
+
+    layer: int
+    writer: str
+    experts: int
+    reached: int
+    logit_change: float
+    switched: float

@@ -32,8 +32,9 @@ def collect_states(
     Hidden states are those at the last token of the prompt. Writer inputs are kept at ``key_positions`` tokens, but at
     no more than all prompts have in common at their end: the template's tail. Those of experts in one module are not
     kept. ``openings``, of one length, are answers that the prompts are continued with, one for each; writer inputs are
-    kept at all their tokens too. ``batch_tokens`` bounds the tokens of a forward batch, padding included. ``winsorize`` clips each hidden state at that quantile of
-    its absolute values. Returns tensors on the CPU, in the order of ``prompts``.
+    kept at all their tokens too. ``batch_tokens`` bounds the tokens of a forward batch, padding included.
+    ``winsorize`` clips each hidden state at that quantile of its absolute values. Returns tensors on the CPU, in the
+    order of ``prompts``.
 
     Raises NumericalError when a state is NaN or infinite, naming the layer and the prompt.
     """
