@@ -251,7 +251,7 @@ def inspect(config: ModelConfig) -> dict[str, Any]:
     architecture = find_architecture(model)
     writers = resolve_writers(model, architecture)
     total = sum(parameter.numel() for parameter in model.parameters())
-    touched = sum(writer.d_in * writer.d_out for writer in writers)
+    touched = sum(writer.n_parameters for writer in writers)
     width = model.config.get_text_config().hidden_size
     kinds = sorted({writer.kind for writer in writers})
     n_layers = len({writer.layer for writer in writers})

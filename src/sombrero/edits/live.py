@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -33,19 +33,19 @@ def live_edit(
     unknown = sorted(set(edit) - set(by_name))
     if unknown:
         raise ArchitectureError(f"the edit names writers that the model does not have: {', '.join(unknown[:8])}")
-    hooks = []
-    try:
+    with ExitStack() as stack:
         for name, low_rank in edit.items():
-            module = handle.model.get_submodule(by_name[name].module_path)
+            writer = by_name[name]
+            module = handle.model.get_submodule(writer.module_path)
+            if rounded and writer.n_experts is not None:
+                stack.enter_context(_exchanged(low_rank, module, writer, handle.stored_dtype))
+                continue
             if rounded:
-                hook = _replace(low_rank, module, by_name[name], handle.stored_dtype)
+                hook = _replace(low_rank, module, writer, handle.stored_dtype)
             else:
                 hook = _correct(_placed(low_rank, module))
-            hooks.append(module.register_forward_hook(hook))
+            stack.callback(module.register_forward_hook(hook).remove)
         yield handle
-    finally:
-        for handle_of_hook in hooks:
-            handle_of_hook.remove()
 
 
 def edited(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit, *, rounded: bool = False) -> Subject:
@@ -56,16 +56,37 @@ def edited(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit, *, r
 def _placed(edit: LowRankEdit, module: nn.Module) -> LowRankEdit:
     """The edit's tensors where the module's weight is, in float32: moved once, not at every token."""
     device = next(module.parameters()).device
-    V, A = edit.V.to(device, torch.float32), edit.A.to(device, torch.float32)
-    c, row_scale = (None if part is None else part.to(device, torch.float32) for part in (edit.c, edit.row_scale))
-    return LowRankEdit(V, A, c, edit.strength, row_scale)
+    A, c, row_scale, U = (
+        None if part is None else part.to(device, torch.float32) for part in (edit.A, edit.c, edit.row_scale, edit.U)
+    )
+    return LowRankEdit(edit.V.to(device, torch.float32), A, c, edit.strength, row_scale, U)
 
 
 def _correct(edit: LowRankEdit) -> Hook:
     def hook(_module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        return edit_output(output, args[0], edit)
+        return edit_output(output, args[0] if args else None, edit)
 
     return hook
+
+
+@contextmanager
+def _exchanged(
+    edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None
+) -> Iterator[None]:
+    """Experts' tensors edited in place for as long as the context lasts: which expert writes what, only they know."""
+    names = [writer.parameter, *([writer.bias_parameter] if writer.bias_name is not None else [])]
+    parameters = [module.get_parameter(name) for name in names]
+    old = [parameter.data for parameter in parameters]
+    for name, parameter, loaded in zip(names, parameters, old, strict=True):
+        stored = loaded.to(stored_dtype or loaded.dtype)
+        is_weight = name == writer.parameter
+        edited = edit_weight(stored, edit, writer.layout) if is_weight else edit_bias(stored, edit)
+        parameter.data = edited.to(loaded.dtype)
+    try:
+        yield
+    finally:
+        for parameter, loaded in zip(parameters, old, strict=True):
+            parameter.data = loaded
 
 
 def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None) -> Hook:

@@ -71,7 +71,8 @@ class RowBatch:
             self._regroup(index, None)
         else:
             self._mask = None if self._mask is None else self._mask[index]
-            self._cache.batch_select_indices(index)
+            # what the library has for recurrent layers too: it picks these rows
+            self._cache.reorder_cache(index)  # type: ignore[arg-type]
 
     def advance(self, n_steps: int) -> list[list[int]]:
         """The next ``n_steps`` tokens of every row; one transfer from the device."""

@@ -36,7 +36,18 @@ from sombrero.records.measurements import (
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
+from sombrero.records.models import (
+    LayerAccounting,
+    LayerLeak,
+    LayerRouting,
+    Layout,
+    ModelHandle,
+    PostNorm,
+    StoredTensors,
+    Subject,
+    Writer,
+    WriterKind,
+)
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
@@ -61,6 +72,7 @@ __all__ = [
     "LayerAccounting",
     "LayerLeak",
     "LayerProfile",
+    "LayerRouting",
     "Layout",
     "LowRankEdit",
     "Manifold",
@@ -75,6 +87,7 @@ __all__ = [
     "ModelHandle",
     "Outcome",
     "PairedRefusals",
+    "PostNorm",
     "Prompt",
     "Proportion",
     "RefusalMap",
@@ -84,6 +97,7 @@ __all__ = [
     "Sample",
     "SplitName",
     "Spread",
+    "StoredTensors",
     "Subject",
     "TaskResult",
     "TrialScore",
