@@ -11,11 +11,11 @@ import torch
 from sombrero.checkpoints.formats import decode
 from sombrero.checkpoints.header import TensorEntry
 from sombrero.checkpoints.plan import TensorEdit
+from sombrero.edits.kernels import EXPERT_LAYOUTS
 from sombrero.errors import NumericalError
 
 SLICE_ELEMENTS = 1 << 21
 """Rows are read and written together up to this many numbers: 4 MiB of bfloat16."""
-MATRIX_AXES = 2
 BLOCK_ELEMENTS = 1 << 17
 """They are computed up to this many at a time: 512 KiB of float32, so that the steps of an edit meet in the cache."""
 
@@ -49,7 +49,8 @@ def cut(entry: TensorEntry, change: TensorEdit) -> Iterator[Slice]:
     """Yield the slices of a tensor, in file order; all of it in one when it is small.
 
     ``W' = D (W - s V A^T)`` holds row by row: rows of a ``linear`` weight ``(d, d_in)`` go with rows of V and of D,
-    those of a ``conv1d`` weight ``(d_in, d)`` with rows of A. Experts ``(E, ...)`` are cut between experts, each with
+    those of a ``conv1d`` weight ``(d_in, d)`` with rows of A; an edit that reads the output (U in place of A) takes a
+    ``linear`` weight whole. Experts ``(E, ...)`` are cut between experts, each with
     the whole edit. A bias is one slice.
     """
     for first, last, part in _rows(entry.shape, change, SLICE_ELEMENTS):
@@ -87,19 +88,24 @@ def relative_energy(changed: float, total: float) -> float:
 def _rows(shape: tuple[int, ...], change: TensorEdit, max_elements: int) -> Iterator[tuple[int, int, TensorEdit]]:
     """Yield ranges of rows of at most so many numbers, but one row at least, each with its part of the edit."""
     step = max(1, max_elements // max(1, math.prod(shape[1:])))
-    if change.part == "bias" or step >= shape[0]:
+    layout = change.writer.stored_layout
+    # What reads the output sums over the rows of a linear weight: they stay together.
+    whole = change.part == "bias" or (layout == "linear" and change.edit.A is None)
+    if whole or step >= shape[0]:
         yield 0, shape[0], change
         return
     for first in range(0, shape[0], step):
         last = min(first + step, shape[0])
-        yield first, last, change if len(shape) > MATRIX_AXES else _restrict(change, first, last)
+        yield first, last, change if layout in EXPERT_LAYOUTS else _restrict(change, first, last)
 
 
 def _restrict(change: TensorEdit, first: int, last: int) -> TensorEdit:
     edit = change.edit
-    if change.writer.layout == "linear":
+    if change.writer.stored_layout == "linear":
         scale = None if edit.row_scale is None else edit.row_scale[first:last]
         return replace(change, edit=replace(edit, V=edit.V[first:last], row_scale=scale))
+    if edit.A is None:
+        return change
     return replace(change, edit=replace(edit, A=edit.A[first:last]))
 
 
