@@ -36,7 +36,16 @@ from sombrero.records.measurements import (
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
+from sombrero.records.models import (
+    LayerAccounting,
+    LayerLeak,
+    Layout,
+    ModelHandle,
+    Subject,
+    Writer,
+    WriterKind,
+    execution_device,
+)
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
@@ -94,4 +103,5 @@ __all__ = [
     "Verification",
     "Writer",
     "WriterKind",
+    "execution_device",
 ]
