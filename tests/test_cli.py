@@ -22,6 +22,8 @@ VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat",
 OTHER_VALUES: dict[str, dict[str, Any]] = {
     "model": {
         "revision": "abc", "dtype": "float32", "device": "cpu", "trust_remote_code": True, "cache": "some/cache",
+        "quantization": "bnb-8bit", "device_map": "auto", "max_memory": "cpu=3GiB", "offload_folder": "some/disk",
+        "architecture_file": "own.json",
     },
     "prompts": {
         "harmful": "a.txt", "harmless": "b-{split}.txt", "borderline": "c:train", "contrast": "d.csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +20,20 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def read_pairs(value: Any, name: str, form: str) -> Any:
+    """``A=1,B=2`` of a command line as a mapping; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+    if not all(separator for _, separator, _ in pairs):
+        raise ValueError(f"give {name} as {form}, several with commas between them")
+    return {key.strip(): item.strip() for key, _, item in pairs}
+
+
 class ModelConfig(Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field("embedded", description="Hub id, local folder, or 'embedded'.")
+    source: str = Field("embedded", description="Hub id, local folder, GGUF file, or 'embedded'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weight dtype; auto: as stored, or float32 on a processor without arithmetic for that."
@@ -31,7 +42,40 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Off unless asked for."
     )
-    cache: Path | None = Field(None, description="Cache folder of the embedded model; default: the platform's.")
+    cache: Path | None = Field(
+        None, description="Cache folder of the embedded model and of unpacked GGUF files; default: the platform's."
+    )
+    quantization: Literal["none", "bnb-8bit", "bnb-4bit"] = Field(
+        "none", description="Quantize the weights at load, with bitsandbytes. A bake edits the checkpoint as it lies."
+    )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None, description="Spread the model over GPUs, memory and disk; default: auto where max_memory is given."
+    )
+    max_memory: dict[str, str] = Field(
+        {}, description="Most memory for weights on each device, as 0=20GiB,cpu=48GiB; what does not fit goes to disk."
+    )
+    offload_folder: Path | None = Field(
+        None, description="Folder for weights on disk that must be written anew, as those of fused experts."
+    )
+    architecture_file: Path | None = Field(
+        None, description="Architecture entry of your own, as 'inspect --propose' prints it; read before ours."
+    )
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """On the command line ``DEVICE=SIZE,DEVICE=SIZE``."""
+        return read_pairs(value, "max_memory", "DEVICE=SIZE")
+
+    @field_validator("max_memory")
+    @classmethod
+    def _sizes(cls, value: dict[str, str]) -> dict[str, str]:
+        for device, size in value.items():
+            if not re.fullmatch(r"cpu|mps|\d+", device) or not re.fullmatch(r"\d+(\.\d+)?[KMGT]i?B", size):
+                raise ValueError(
+                    f"max_memory has {device}={size}; give a GPU's number, cpu or mps, and a size as 20GiB or 800MB"
+                )
+        return value
 
 
 class PromptConfig(Section):
@@ -181,12 +225,7 @@ class EvaluationConfig(Section):
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         """On the command line a mapping is ``NAME=LABEL,NAME=LABEL``."""
-        if not isinstance(value, str):
-            return value
-        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
-        if not all(separator for _, separator, _ in pairs):
-            raise ValueError("give classifier_labels as NAME=LABEL, several with commas between them")
-        return {name.strip(): label.strip() for name, _, label in pairs}
+        return read_pairs(value, "classifier_labels", "NAME=LABEL")
 
     @field_validator("judge_url")
     @classmethod

@@ -61,16 +61,17 @@ class Session:
     @cached_property
     def architecture(self) -> Architecture:
         """The description of the model's class."""
-        from sombrero.architectures import find_architecture
+        from sombrero.models import describe
 
-        return find_architecture(self.handle.model)
+        return describe(self.handle.model, self.config.model)
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """Every module that writes to the residual stream."""
         from sombrero.architectures import resolve_writers
+        from sombrero.models import with_plain_shapes
 
-        return resolve_writers(self.handle.model, self.architecture)
+        return resolve_writers(with_plain_shapes(self.handle.model), self.architecture)
 
     @cached_property
     def detector(self) -> Detector:

@@ -95,6 +95,37 @@ def print_mapping(console: Console, found: dict[str, Any]) -> None:
     console.print(table)
 
 
+def print_inspection(console: Console, found: dict[str, Any]) -> None:
+    """What is known of a model: sizes in GiB, layers with the same writers in one line, what is not covered."""
+    per_layer = [
+        f"layers {entry['layers']}: {', '.join(f'{count} {kind}' for kind, count in entry['writers'].items())}"
+        for entry in found["writers_per_layer"]
+    ]
+    checkpoint = {name: value for name, value in found["checkpoint"].items() if value is not None}
+    if "bytes" in checkpoint:
+        checkpoint["bytes"] = f"{checkpoint['bytes'] / 2**30:.2f} GiB"
+    memory = {name: f"{value / 2**30:.2f} GiB" for name, value in found["memory_bytes"].items()}
+    shown = found | {"checkpoint": checkpoint, "writers_per_layer": per_layer, "memory": memory}
+    shown["chat_template"] = {True: "yes", False: "no", None: "not known"}[found["chat_template"]]
+    shown["reasoning"] = found["reasoning"] or "none described"
+    del shown["memory_bytes"]
+    print_mapping(console, shown)
+
+
+def print_notes(console: Console, found: dict[str, Any]) -> None:
+    """What a proposed entry rests on, and what it leaves open."""
+    error = "not accounted for" if found["accounting"] is None else f"relative error {found['accounting']:.1e}"
+    state = "complete" if found["complete"] else "not complete"
+    traced = found["traced_on"]
+    console.print(
+        f"{state}; residual accounting on {traced['layers']} random layers, {traced['parameters']} parameters: {error}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for note in found["notes"]:
+        console.print(f"note: {_safe(note)}", soft_wrap=True, highlight=False)
+
+
 def print_map(console: Console, found: dict[str, Any]) -> None:
     """The map at its chosen layer: its figures, who lives in its units, and its statements beside their controls."""
     shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts", "supported_units")

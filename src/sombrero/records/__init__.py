@@ -47,6 +47,7 @@ from sombrero.records.models import (
     Subject,
     Writer,
     WriterKind,
+    execution_device,
 )
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
@@ -108,4 +109,5 @@ __all__ = [
     "Verification",
     "Writer",
     "WriterKind",
+    "execution_device",
 ]
