@@ -134,9 +134,10 @@ def _check(writer: Writer, change: LowRankEdit) -> None:
             f"the edit of {writer.name} shifts its bias (rule affine), and a LoRA that vLLM loads has none; bake "
             "merged weights, or take another rule"
         )
-    if change.V.shape != (writer.d_out, change.reader.shape[-1]) or change.reader.shape[0] != writer.d_in:
+    A = change.A
+    if change.V.shape != (writer.d_out, A.shape[-1]) or A.shape[0] != writer.d_in:
         raise CheckpointError(
-            f"the edit of {writer.name} has V {tuple(change.V.shape)} and A {tuple(change.reader.shape)}, the writer is "
+            f"the edit of {writer.name} has V {tuple(change.V.shape)} and A {tuple(A.shape)}, the writer is "
             f"({writer.d_out}, {writer.d_in}); the edit was made for another model"
         )
     if not all(bool(torch.isfinite(part).all()) for part in (change.V, change.reader, torch.tensor(change.strength))):

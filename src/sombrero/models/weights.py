@@ -47,7 +47,7 @@ def _unpacked(module: nn.Module, name: str, parameter: nn.Parameter, path: str) 
         from bitsandbytes import functional
 
         if kind == "Params4bit":
-            return functional.dequantize_4bit(parameter.data, parameter.quant_state)  # type: ignore[no-any-return, attr-defined]
+            return functional.dequantize_4bit(parameter.data, parameter.quant_state)  # type: ignore[attr-defined]
         # the scales move from the parameter to the module's state when it is first run
         scales = module.state.SCB if parameter.SCB is None else parameter.SCB  # type: ignore[attr-defined, union-attr]
         return functional.int8_vectorwise_dequant(parameter.data, scales)  # type: ignore[no-any-return, arg-type]
