@@ -22,7 +22,7 @@ from sombrero.records.comparisons import (
     VerdictCode,
 )
 from sombrero.records.edits import EditParameters, LayerProfile, LowRankEdit, ModelEdit, RuleName
-from sombrero.records.maps import DirectionSet, HiddenStates, Manifold, MapQuality, RefusalMap, UnitProfile
+from sombrero.records.maps import DirectionSet, EditedPlane, HiddenStates, Manifold, MapQuality, RefusalMap, UnitProfile
 from sombrero.records.measurements import (
     Coherence,
     Divergence,
@@ -63,6 +63,7 @@ __all__ = [
     "DirectionSet",
     "Divergence",
     "EditParameters",
+    "EditedPlane",
     "Effect",
     "Finalist",
     "FrontBand",

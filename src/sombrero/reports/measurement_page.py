@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from sombrero.records import Proportion
-from sombrero.reports.page import asset, environment, model_label
+from sombrero.reports.page import environment, model_label
+from sombrero.reports.page_scripts import asset
 from sombrero.reports.verdict import SHARES, share_cell
 from sombrero.reports.wording import NOTHING, clipped, count, number, percent
 from sombrero.reports.writing import write
