@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sombrero.records import Proportion
+from sombrero.reports.agreement_rows import agreement_view
 from sombrero.reports.page import asset, environment, model_label
 from sombrero.reports.verdict import SHARES, share_cell
 from sombrero.reports.wording import NOTHING, clipped, count, number, percent
@@ -62,6 +63,7 @@ def render_measurement(found: Mapping[str, Any]) -> str:
             ],
             pairs=[_pair_row(dict(SHARES)[name], pair) for name, pair in (found["paired"] or {}).items()],
             divergence=None if found["kl"] is None else _divergence(found["kl"]),
+            agreement=agreement_view(found.get("agreement")),
             tasks=[
                 _task_row("Base" if name == "against" else "This model", result)
                 for name, results in (found["tasks"] or {}).items()
