@@ -15,6 +15,7 @@ COUNTS = (
     ("false_refusals", "false refusals on borderline prompts"),
     ("harmless_refusals", "refusals on plain harmless prompts"),
     ("contrast_refusals", "refusals on harmful contrasts"),
+    ("reasoning_refusals", "reasoning that refuses"),
 )
 COHERENCE = (
     ("perplexity", "perplexity of harmless answers"),

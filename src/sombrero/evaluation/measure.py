@@ -96,27 +96,24 @@ def measure(
     """
     whole = keep_harmful or bool(others)
 
-    def answer(prompts: Sequence[RenderedPrompt], settled: Callable[[str], bool] | None = None) -> tuple[Response, ...]:
-        if not prompts:
-            return ()
-        return generate(
+    asked = (*sets.harmful, *sets.contrast)
+    certain = None if whole else _refuses_for_certain(detector)
+    cut = [None if whole or place < n_whole else detector.settled for place in range(len(sets.borderline))]
+    with subject() as handle:
+        # all at once: rows of one set take the places of another's that have ended
+        answers = generate(
             handle,
-            prompts,
+            (*asked, *sets.harmless, *sets.borderline),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            settled=settled,
+            settled=[*([certain] * len(asked)), *([None] * len(sets.harmless)), *cut],
             on_progress=on_progress,
         )
-
-    with subject() as handle:
-        asked = (*sets.harmful, *sets.contrast)
-        harmful = answer(asked, None if whole else _refuses_for_certain(detector))
-        every, *second = _judge(detector, others, asked, harmful)
-        kept = harmful if keep_harmful else ()
-        del harmful
-        harmless = answer(sets.harmless)
-        cut = None if whole else detector.settled
-        borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
+    harmful, safe = answers[: len(asked)], answers[len(asked) :]
+    harmless, borderline = safe[: len(sets.harmless)], safe[len(sets.harmless) :]
+    every, *second = _judge(detector, others, asked, harmful)
+    kept = harmful if keep_harmful else ()
+    del answers, harmful
     verdicts, contrast = every[: len(sets.harmful)], every[len(sets.harmful) :]
     harmless_verdicts, *on_harmless = _judge(detector, others, sets.harmless, harmless)
     borderline_verdicts, *on_borderline = _judge(detector, others, sets.borderline, borderline)

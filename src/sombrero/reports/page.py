@@ -15,6 +15,7 @@ from sombrero.reports.controls_section import controls_section
 from sombrero.reports.layers_section import layers_section
 from sombrero.reports.manifold_section import manifold_section
 from sombrero.reports.map_section import map_section
+from sombrero.reports.measurement_section import measurement_section
 from sombrero.reports.origin_section import origin_section
 from sombrero.reports.proof_section import proof_section
 from sombrero.reports.run_files import RunFiles, read_run
@@ -40,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ..
     ("controls", "The map and its controls", controls_section),
     ("trials", "The search", trials_section),
     ("samples", "Before and after", samples_section),
+    ("pairs", "Prompt by prompt", measurement_section),
     ("proof", "Live equals baked", proof_section),
     ("origin", "How this was made", origin_section),
 )
