@@ -291,7 +291,7 @@ def _with_cache(config: RunConfig) -> RunConfig:
 def _judge_key(config: RunConfig) -> str | None:
     """The judge's API key, from the environment variable that the settings name; the core reads none."""
     name = config.evaluation.judge_key_variable
-    if config.evaluation.detector != "judge" or name is None:
+    if "judge" not in config.evaluation.detectors or name is None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:

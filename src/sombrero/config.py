@@ -176,7 +176,13 @@ class EvaluationConfig(Section):
     """How a model is measured."""
 
     detector: str = Field(
-        "opening", description="opening, substring, classifier, judge, or a detector that another package adds."
+        "opening",
+        description="opening, substring, classifier, judge, or a detector that another package adds; 'measure' takes "
+        "several: the first gives the verdicts, and how far the others agree with it is measured.",
+        json_schema_extra={"repeatable": True},
+    )
+    other_detectors: tuple[str, ...] = Field(
+        (), description="Further detectors of 'measure'; a list of detectors in its place says the same."
     )
     markers: Path | None = Field(None, description="File of substrings, one a line, for the detector 'substring'.")
     thinking: Literal["closed", "on", "off"] = Field(
@@ -221,6 +227,26 @@ class EvaluationConfig(Section):
     )
     judge_cache: Path | None = Field(None, description="Folder that keeps the judge's labels; default: the platform's.")
 
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Every detector by name, that of the verdicts first."""
+        return (self.detector, *self.other_detectors)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_detectors(cls, data: Any) -> Any:
+        """A list of detectors, or names with commas between them, is the first one and the others."""
+        if not isinstance(data, dict) or not isinstance(data.get("detector"), str | list | tuple):
+            return data
+        given = data["detector"]
+        parts = given.split(",") if isinstance(given, str) else [n for name in given for n in str(name).split(",")]
+        names = [name.strip() for name in parts]
+        if len(names) < 2 and isinstance(given, str):
+            return data
+        if not names or not all(names):
+            raise ValueError("detector names no detector, or an empty one; give one, or several with commas between")
+        return {**data, "detector": names[0], "other_detectors": tuple(names[1:])}
+
     @field_validator("classifier_labels", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
@@ -246,16 +272,18 @@ class EvaluationConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _settings_of_the_detector(self) -> EvaluationConfig:
+    def _settings_of_the_detectors(self) -> EvaluationConfig:
+        if len(set(self.detectors)) < len(self.detectors):
+            raise ValueError(f"{', '.join(self.detectors)} name a detector twice; give each once")
         for detector, needed in (("classifier", ("classifier",)), ("judge", ("judge_url", "judge_model"))):
             for name in needed:
-                if (self.detector == detector) and getattr(self, name) is None:
+                if detector in self.detectors and getattr(self, name) is None:
                     raise ValueError(f"detector {detector!r} needs {name}")
         return self
 
     @model_validator(mode="after")
     def _markers_belong_to_substring(self) -> EvaluationConfig:
-        if (self.detector == "substring") != (self.markers is not None):
+        if ("substring" in self.detectors) != (self.markers is not None):
             raise ValueError("detector 'substring' needs markers = FILE (one substring a line), and only it takes one")
         return self
 

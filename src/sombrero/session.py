@@ -79,9 +79,17 @@ class Session:
 
         Raises UsageError when it cannot be made, ModelError when it is a broken model.
         """
+        return self._make_detector(self.config.evaluation.detector)
+
+    @cached_property
+    def other_detectors(self) -> tuple[Detector, ...]:
+        """Those whose agreement with ``detector`` is measured, on the same final answers; they raise the same."""
+        return tuple(map(self._make_detector, self.config.evaluation.other_detectors))
+
+    def _make_detector(self, name: str) -> Detector:
         from sombrero.evaluation import DetectorSetup, FinalAnswerDetector, build_detector, starting_place
 
-        settings = self.config.evaluation
+        settings = self.config.evaluation.model_copy(update={"detector": name, "other_detectors": ()})
         cache = settings.judge_cache or platformdirs.user_cache_path("sombrero") / "judge"
         detector = build_detector(DetectorSetup(settings, self.config.model.device, cache, self.judge_key))
         if self._reasoning is None:

@@ -15,6 +15,7 @@ COUNTS = (
     ("false_refusals", "false refusals on borderline prompts"),
     ("harmless_refusals", "refusals on plain harmless prompts"),
     ("contrast_refusals", "refusals on harmful contrasts"),
+    ("reasoning_refusals", "reasoning that refuses"),
 )
 COHERENCE = (
     ("perplexity", "perplexity of harmless answers"),
@@ -60,6 +61,10 @@ def print_measurement(console: Console, found: dict[str, Any]) -> None:
     labels = dict(COUNTS)
     for name, pair in (found["paired"] or {}).items():
         console.print(f"{labels[name]}, pair by pair: {pair_sentence(pair)}", soft_wrap=True, highlight=False)
+    for model, pairs in (found["agreement"] or {}).items():
+        for pair in (pair for pair in pairs or () if pair["set"] == "all"):
+            name = "base, " if model == "against" else "" if found["base"] is None else "this model, "
+            console.print(f"{name}{_safe(agreement_sentence(pair))}", soft_wrap=True, highlight=False)
     for model, results in (found["tasks"] or {}).items():
         for result in results or ():
             error = "" if result["stderr"] is None else f" ± {result['stderr']:.3f}"
@@ -77,6 +82,17 @@ def pair_sentence(pair: dict[str, Any]) -> str:
         f"{pair['base_only']} refused by the base alone, {pair['edited_only']} by this model alone; difference "
         f"{100 * pair['difference']:+.1f} points{interval}, McNemar p = {pair['p_value']:.2g}"
     )
+
+
+def agreement_sentence(pair: dict[str, Any]) -> str:
+    """``opening and judge: Cohen's κ 0.83 ...``, of two detectors on all responses."""
+    names = f"{pair['first']} and {pair['second']}"
+    if pair["observed"] is None:
+        return f"{names}: {pair['problem']}"
+    same = sum(row[place] for place, row in enumerate(pair["table"]) if pair["labels"][place] != "unknown")
+    kappa = f"Cohen's κ {_known(pair['kappa'])}, of refusal or not {_known(pair['refusal_kappa'])}"
+    problem = f" ({pair['problem']})" if pair["problem"] else ""
+    return f"{names}: {kappa}{problem}; the same label for {same} of {pair['n_judged']} responses judged by both"
 
 
 def _safe(text: object) -> str:

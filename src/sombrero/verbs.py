@@ -185,6 +185,7 @@ def measure(
 ) -> dict[str, Any]:
     """Measure any model on the reporting prompts; with ``against`` also that base, the divergence and paired tests.
 
+    The first detector gives the verdicts; with others, how far they agree on the same responses is measured too.
     ``tasks`` are those of lm-evaluation-harness (extra ``lm-eval``), ``task_path`` a folder with files of one's own.
     Returns what ``measurement.json`` holds (docs/formats.md); ``out`` gets that file and ``measurement.html``.
     """
@@ -193,7 +194,8 @@ def measure(
     from sombrero.session import Session
     from sombrero.stages.measuring import TaskRequest, measure_model
 
-    find_detector(config.evaluation.detector)  # before minutes are spent
+    for name in config.evaluation.detectors:  # before minutes are spent
+        find_detector(name)
     if out is not None and is_run(out):
         raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
     base = None if against is None else Session(_with_source(config, against))
@@ -292,6 +294,11 @@ def default_out(source: str) -> Path:
 def _pipeline(
     config: RunConfig, out: Path | None, fresh: bool, progress: Progress | None, judge_key: str | None
 ) -> Iterator[Pipeline]:
+    if config.evaluation.other_detectors:
+        raise UsageError(
+            f"a run has one detector, and there are {len(config.evaluation.detectors)}: "
+            f"{', '.join(config.evaluation.detectors)}; give one, and compare detectors with 'sombrero measure'"
+        )
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 
