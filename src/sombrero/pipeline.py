@@ -11,6 +11,7 @@ from sombrero.errors import RunError
 from sombrero.records import (
     Effect,
     LayerLeak,
+    LayerRouting,
     ModelEdit,
     Response,
     TrialScore,
@@ -18,7 +19,7 @@ from sombrero.records import (
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import fingerprint, peak_rss_bytes, write_bytes, write_json
-from sombrero.stages import baking, leak, searching
+from sombrero.stages import baking, leak, routing, searching
 from sombrero.stages.charting import Mapped
 from sombrero.stages.preparing import Preparing
 from sombrero.stages.provenance import card_data, provenance
@@ -39,6 +40,7 @@ class Pipeline(Preparing):
         effect = self.measure(scores)
         edit = self.chosen_edit(effect)
         leaks = self.leak(edit)
+        self.route(edit)
         self.__dict__.pop("planner", None)  # with its states: the bake is measured beside the base model
         verification = self.bake(effect, edit)
         summary = self.summarize(mapped, scores, effect, edit, leaks, verification)
@@ -110,6 +112,17 @@ class Pipeline(Preparing):
             list[LayerLeak],
             lambda: leak.measure_leak(self.session, edit, self.progress),
         )
+
+    def route(self, edit: ModelEdit) -> None:
+        """For a model with experts: which of them the map's prompts reach, and what the edit did to the routers."""
+        if routing.has_experts(self.session):
+            found = self.folder.once_json(
+                "routing",
+                self._upstream("edit"),
+                list[LayerRouting],
+                lambda: routing.measure(self.session, edit, self.progress),
+            )
+            self.folder.note(experts=routing.counted(self.session, found))
 
     def bake(self, effect: Effect, edit: ModelEdit) -> Verification:
         """The baked checkpoint in ``model/``, reloaded and measured again, with its card."""

@@ -1,6 +1,6 @@
 """Architectures as data: which modules write to the residual stream, one JSON file per family."""
 
-from sombrero.architectures.resolve import find_architecture, get_layers, known_classes, resolve_writers
+from sombrero.architectures.resolve import find_architecture, get_layers, known_classes, layer_scale, resolve_writers
 from sombrero.architectures.spec import (
     Architecture,
     ReasoningDelimiters,
@@ -16,6 +16,7 @@ __all__ = [
     "find_architecture",
     "get_layers",
     "known_classes",
+    "layer_scale",
     "load_architectures",
     "read_architectures",
     "resolve_writers",
