@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.packed_files import save_mxfp4
 from tests.tiny_models import END, START, save_tiny
 
 from sombrero.architectures import resolve_writers
@@ -150,3 +151,19 @@ def test_an_automatic_map_of_a_small_model_is_memory_alone(folder: Path) -> None
     handle, _ = load(folder, device_map="auto")
     assert {parameter.device.type for parameter in handle.model.parameters()} == {"cpu"}
     assert torch.equal(last_logits(handle), last_logits(load(folder)[0]))
+
+
+def test_experts_on_disk_are_edited_as_in_memory(tmp_path: Path) -> None:
+    folder, _ = save_mxfp4(tmp_path / "model")
+    whole, writers = load(folder, dtype="float32")
+    spread, same = load(folder, dtype="float32", max_memory="cpu=1KB", offload_folder=tmp_path / "disk")
+    assert same == writers and any(writer.n_experts for writer in writers)
+    V = torch.nn.functional.normalize(torch.randn(64, 1, generator=torch.Generator().manual_seed(3)), dim=0)
+    edit = {writer.name: LowRankEdit(V, None, None, 1.0, U=V) for writer in writers if writer.n_experts}
+    before = last_logits(spread)
+    assert torch.equal(before, last_logits(whole))
+    for rounded in (False, True):
+        with live_edit(spread, writers, edit, rounded=rounded), live_edit(whole, writers, edit, rounded=rounded):
+            assert torch.allclose(last_logits(spread), last_logits(whole), atol=1e-5)
+            assert not torch.allclose(last_logits(spread), before, atol=0.01)
+    assert torch.equal(last_logits(spread), before)

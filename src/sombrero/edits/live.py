@@ -11,7 +11,7 @@ from torch import nn
 
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.errors import ArchitectureError
-from sombrero.models.weights import is_offloaded, read_weight
+from sombrero.models.weights import in_place, is_offloaded, read_weight
 from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer, execution_device
 
 Hook = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
@@ -39,7 +39,11 @@ def live_edit(
             writer = by_name[name]
             module = handle.model.get_submodule(writer.module_path)
             if rounded and writer.n_experts is not None:
-                stack.enter_context(_exchanged(low_rank, module, writer, handle.stored_dtype))
+                if is_offloaded(module):
+                    hook = _exchanging(low_rank, writer, handle.stored_dtype)
+                    stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+                else:
+                    stack.enter_context(_exchanged(low_rank, module, writer, handle.stored_dtype))
                 continue
             if rounded:
                 hook = _replace(low_rank, module, writer, handle.stored_dtype)
@@ -88,6 +92,17 @@ def _exchanged(
     finally:
         for parameter, loaded in zip(parameters, old, strict=True):
             parameter.data = loaded
+
+
+def _exchanging(edit: LowRankEdit, writer: Writer, stored_dtype: torch.dtype | None) -> Callable[..., Any]:
+    """The same for experts whose tensors are in memory during a call alone: they run again, edited."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> Any:
+        with in_place(module), _exchanged(edit, module, writer, stored_dtype):
+            # accelerate keeps the class's own forward there
+            return module._old_forward(*args, **kwargs)  # type: ignore[operator]
+
+    return hook
 
 
 def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None) -> Hook:

@@ -91,7 +91,7 @@ def describe(model: PreTrainedModel, config: ModelConfig) -> Architecture:
         raise ArchitectureError(f"the architecture file {str(path)!r} is not there, or is no .json file")
     for entry in read_architectures([path]):
         if name in entry.classes:
-            return entry
+            return entry.placed(name)
     raise ArchitectureError(f"the architecture file {str(path)!r} does not serve the class {name}; name it in classes")
 
 

@@ -21,7 +21,7 @@ def read_weight(model: nn.Module, path: str) -> torch.Tensor:
     """
     owner, _, name = path.rpartition(".")
     module = model.get_submodule(owner)
-    with _in_place(module):
+    with in_place(module):
         parameter = module.get_parameter(name)
         if parameter.dtype in FLOATS:
             return parameter.detach()
@@ -33,7 +33,8 @@ def is_offloaded(module: nn.Module) -> bool:
     return bool(getattr(getattr(module, "_hf_hook", None), "offload", False))
 
 
-def _in_place(module: nn.Module) -> AbstractContextManager[None]:
+def in_place(module: nn.Module) -> AbstractContextManager[None]:
+    """The module's own weights are in memory for as long as the context lasts."""
     if not is_offloaded(module):
         return nullcontext()
     from accelerate.utils import align_module_device

@@ -98,7 +98,7 @@ def memory(model: PreTrainedModel, writers: Sequence[Writer], config: ModelConfi
 
 
 def _numbers(writer: Writer) -> int:
-    return writer.d_in * writer.d_out
+    return writer.n_parameters
 
 
 def _weight_bytes(model: PreTrainedModel, config: ModelConfig, n_bytes: int) -> int:
