@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sombrero.architectures import Architecture, find_architecture, resolve_writers
 from sombrero.directions import derive_directions, single_direction
@@ -69,7 +69,12 @@ def plan(
 ) -> Planned:
     """Save a tiny model, load it as a user would, map it with a 2x2 map."""
     save_tiny(family, folder, dtype=dtype, attention_bias=attention_bias, mlp_bias=mlp_bias)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return plan_model(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), folder)
+
+
+def plan_model(model: PreTrainedModel, folder: Path) -> Planned:
+    """Map a model that was loaded from ``folder`` with a 2x2 map."""
+    model.eval()
     handle = ModelHandle(model, tiny_tokenizer(), str(folder), folder)
     architecture = find_architecture(model)
     writers = resolve_writers(model, architecture)

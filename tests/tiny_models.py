@@ -102,7 +102,7 @@ def tiny_model(
     )
     with torch.random.fork_rng(devices=[]):
         model = model_class(config)
-    _randomize(model, seed)
+    randomize(model, seed)
     return model.to(dtype).eval()  # type: ignore[no-any-return]
 
 
@@ -128,7 +128,7 @@ def save_tiny(
 
 
 @torch.no_grad()
-def _randomize(model: PreTrainedModel, seed: int) -> None:
+def randomize(model: PreTrainedModel, seed: int) -> None:
     """Draw every parameter anew: matrices keep the scale of their input, norms stay near 1, biases are not zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,16 @@ from sombrero.errors import SombreroError, UsageError
 from sombrero.flags import ALL_SECTIONS, with_flags
 from sombrero.run_folder import is_run, read_config
 from sombrero.safe_text import json_text, printable
-from sombrero.tables import print_comparison, print_map, print_mapping, print_measurement, print_summary
+from sombrero.tables import (
+    print_comparison,
+    print_diff,
+    print_inspection,
+    print_map,
+    print_mapping,
+    print_measurement,
+    print_notes,
+    print_summary,
+)
 
 CACHE_VARIABLE = "SOMBRERO_CACHE"
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -40,6 +50,12 @@ RunArgument = Annotated[Path, typer.Argument(help="The folder of a run, as writt
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove what an earlier run left in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+class Verify(StrEnum):
+    """How ``bake --verify`` proves a checkpoint."""
+
+    TENSORS = "tensors"
 
 
 @app.callback(invoke_without_command=True)
@@ -90,11 +106,55 @@ def bake(
     run_folder: RunArgument,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the checkpoint goes.")] = None,
     trial: Annotated[int | None, typer.Option("--trial", help="Bake this trial instead of the picked one.")] = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="A LoRA adapter (PEFT, vLLM), not merged weights.")
+    ] = False,
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="Fold it into this GGUF file of the same model.")] = None,
+    accept_requantization_error: Annotated[
+        bool, typer.Option("--accept-requantization-error", help="Bake where rounding leaves little of the edit.")
+    ] = False,
+    verify: Annotated[
+        Verify | None, typer.Option("--verify", help="tensors: compute a sample of edited rows again.")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Upload it to the hub; a new repository is private."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bake a trial of a finished search into a checkpoint of its own."""
-    key = _judge_key(read_config(run_folder))
-    _show(verbs.bake(run_folder, out, trial=trial, progress=Terminal(errors), judge_key=key), as_json, print_mapping)
+    """Bake a trial of a finished search into a checkpoint of its own, or an adapter. Called again, it goes on."""
+    found = verbs.bake(
+        run_folder,
+        out,
+        trial=trial,
+        adapter=adapter,
+        gguf=gguf,
+        accept_requantization_error=accept_requantization_error,
+        verify="tensors" if verify is Verify.TENSORS else None,
+        push=push,
+        progress=Terminal(errors),
+        judge_key=_judge_key(read_config(run_folder)),
+    )
+    _show(found, as_json, print_mapping)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A baked checkpoint or an adapter, with its sombrero.json.")],
+    as_json: Json = False,
+) -> None:
+    """Compute the hash of every file of a baked folder again, and compare with its sombrero.json."""
+    _show(verbs.verify(folder), as_json, print_mapping)
+
+
+@app.command()
+def diff(
+    base: Annotated[Path, typer.Argument(help="Checkpoint folder of the base.")],
+    edited: Annotated[Path, typer.Argument(help="Checkpoint folder of the edited model, by whichever tool.")],
+    as_json: Json = False,
+) -> None:
+    """Say which tensors of two checkpoints differ, by which rank and energy, and what kind of edit it looks like."""
+    _show(verbs.diff(base, edited, progress=Terminal(errors)), as_json, print_diff)
 
 
 @app.command()
@@ -171,12 +231,25 @@ def chat(
 @app.command()
 @with_flags("model")
 def inspect(
-    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, GGUF file, or 'embedded'.")],
     config: Configure,
+    propose: Annotated[
+        bool, typer.Option("--propose", help="Trace the writers of a class that is not described; prints an entry.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what is known of a model from its configuration alone: family, writers, parameters, memory."""
-    _show(verbs.inspect(_with_cache(config(model, None)).model), as_json, print_mapping)
+    """Say what is known of a model from its configuration alone: family, writers, parameters, memory.
+
+    `sombrero inspect MODEL --propose > entry.json` drafts an architecture entry; read it, then give it with
+    `--architecture-file entry.json`.
+    """
+    settings = _with_cache(config(model, None)).model
+    found = verbs.inspect(settings, propose=propose, progress=Terminal(errors))
+    if not propose:
+        _show(found, as_json, print_inspection)
+        return
+    typer.echo(json_text(found if as_json else found["entry"]))
+    print_notes(errors, found)
 
 
 def main() -> None:
@@ -218,7 +291,7 @@ def _with_cache(config: RunConfig) -> RunConfig:
 def _judge_key(config: RunConfig) -> str | None:
     """The judge's API key, from the environment variable that the settings name; the core reads none."""
     name = config.evaluation.judge_key_variable
-    if config.evaluation.detector != "judge" or name is None:
+    if "judge" not in config.evaluation.detectors or name is None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:

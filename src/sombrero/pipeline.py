@@ -12,6 +12,7 @@ from sombrero.records import (
     EditedPlane,
     Effect,
     LayerLeak,
+    LayerRouting,
     ModelEdit,
     Response,
     TrialScore,
@@ -19,7 +20,7 @@ from sombrero.records import (
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import fingerprint, peak_rss_bytes, write_bytes, write_json
-from sombrero.stages import baking, leak, moving, searching
+from sombrero.stages import baking, leak, moving, routing, searching
 from sombrero.stages.charting import Mapped
 from sombrero.stages.preparing import Preparing
 from sombrero.stages.provenance import card_data, provenance
@@ -40,6 +41,7 @@ class Pipeline(Preparing):
         effect = self.measure(scores)
         edit = self.chosen_edit(effect)
         leaks = self.leak(edit)
+        self.route(edit)
         self.moved(edit)
         self.__dict__.pop("planner", None)  # with its states: the bake is measured beside the base model
         verification = self.bake(effect, edit)
@@ -113,6 +115,17 @@ class Pipeline(Preparing):
             lambda: leak.measure_leak(self.session, edit, self.progress),
         )
 
+    def route(self, edit: ModelEdit) -> None:
+        """For a model with experts: which of them the map's prompts reach, and what the edit did to the routers."""
+        if routing.has_experts(self.session):
+            found = self.folder.once_json(
+                "routing",
+                self._upstream("edit"),
+                list[LayerRouting],
+                lambda: routing.measure(self.session, edit, self.progress),
+            )
+            self.folder.note(experts=routing.counted(self.session, found))
+
     def moved(self, edit: ModelEdit) -> EditedPlane:
         """Where the edit moved the prompts, for the picture of the manifold before and after."""
         path = self.folder.path / "map" / "edited-plane.safetensors"
@@ -131,7 +144,7 @@ class Pipeline(Preparing):
         out = self.folder.path / "model"
 
         def make() -> Verification:
-            facts = provenance(self.session, effect)
+            facts = provenance(self.session, effect, self.folder.path)
             report = baking.bake_edit(self.session, edit, out, facts, self.progress)
             verification = baking.verify_bake(self.session, edit, effect, report, self.progress)
             write_card(out, card_data(self.session, effect, edit, verification))

@@ -18,6 +18,8 @@ from sombrero.errors import RunError
 from sombrero.records import LowRankEdit, ModelEdit
 
 T = TypeVar("T")
+EDIT_PARTS = ("A", "c", "row_scale", "U")
+"""Tensors that an edit may have beside its V."""
 
 
 def save_record(record: Any, path: Path) -> None:
@@ -36,13 +38,12 @@ def load_record(kind: type[T], path: Path) -> T:
 
 
 def save_edit(edit: ModelEdit, path: Path) -> None:
-    """Write an edit: ``WRITER/V``, ``WRITER/A`` and, where there is one, ``WRITER/c`` and ``WRITER/row_scale``."""
+    """Write an edit: ``WRITER/V`` and, where there is one, ``WRITER/A``, ``/c``, ``/row_scale`` and ``/U``."""
     tensors: dict[str, torch.Tensor] = {}
     for name, low_rank in edit.items():
         # own memory for each: writers of a layer share V, and safetensors refuses tensors that share memory
-        tensors |= {f"{name}/V": _owned(low_rank.V), f"{name}/A": _owned(low_rank.A)}
-        optional = {f"{name}/c": low_rank.c, f"{name}/row_scale": low_rank.row_scale}
-        tensors |= {key: _owned(tensor) for key, tensor in optional.items() if tensor is not None}
+        parts = {part: getattr(low_rank, part) for part in ("V", *EDIT_PARTS)}
+        tensors |= {f"{name}/{part}": _owned(tensor) for part, tensor in parts.items() if tensor is not None}
     _write(tensors, {name: low_rank.strength for name, low_rank in edit.items()}, path)
 
 
@@ -51,11 +52,7 @@ def load_edit(path: Path) -> ModelEdit:
     tensors, strengths = _read(path)
     return {
         name: LowRankEdit(
-            tensors[f"{name}/V"],
-            tensors[f"{name}/A"],
-            tensors.get(f"{name}/c"),
-            strength,
-            tensors.get(f"{name}/row_scale"),
+            tensors[f"{name}/V"], strength=strength, **{part: tensors.get(f"{name}/{part}") for part in EDIT_PARTS}
         )
         for name, strength in strengths.items()
     }

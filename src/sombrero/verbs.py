@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sombrero.config import ModelConfig, RunConfig
 from sombrero.errors import RunError, UsageError
@@ -73,8 +74,6 @@ def search(
     judge_key: str | None = None,
 ) -> dict[str, Any]:
     """Map and search. Returns the front, best first."""
-    from dataclasses import asdict
-
     from sombrero.search import rank_finalists
     from sombrero.stages.reaching import constraints
 
@@ -91,15 +90,31 @@ def bake(
     out: Path | None = None,
     *,
     trial: int | None = None,
+    adapter: bool = False,
+    gguf: Path | None = None,
+    accept_requantization_error: bool = False,
+    verify: Literal["tensors"] | None = None,
+    push: str | None = None,
     progress: Progress | None = None,
     judge_key: str | None = None,
 ) -> dict[str, Any]:
-    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder)."""
+    """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder).
+
+    adapter: write a LoRA adapter instead of merged weights. gguf: fold the edit into this GGUF file of the same model;
+    it stops where rounding leaves too little of it, unless accept_requantization_error. verify: ``tensors`` computes a
+    sample of the edited rows again and compares all other tensors with the base. push: a repository of the hub that the
+    result is sent to; called again, the upload goes on.
+    """
+    from sombrero import checkpoints
     from sombrero.checkpoints import write_card
-    from sombrero.stages.baking import bake_edit
+    from sombrero.stages.baking import bake_edit, bake_into_gguf, export_edit, prove_tensors
     from sombrero.stages.provenance import trial_card_data, trial_provenance
     from sombrero.stages.summary import describe_edit
 
+    if push is not None:
+        checkpoints.check_repository(push)  # before minutes are spent
+    if adapter + (gguf is not None) + (verify is not None) > 1:
+        raise UsageError("adapter, gguf and verify cannot be combined (verify is of merged safetensors); give one")
     config = read_config(run_path)
     with _pipeline(config, run_path, False, progress, judge_key) as pipeline:
         pipeline.check_identity()
@@ -110,11 +125,51 @@ def bake(
             raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
         score = scores[number]
         edit = pipeline.planner.build(score.parameters)
-        folder = out or run_path / f"model-trial-{number}"
-        facts = trial_provenance(pipeline.session, score)
-        report = bake_edit(pipeline.session, edit, folder, facts, progress or Silent())
-        write_card(folder, trial_card_data(pipeline.session, score, edit, len(report.edited), mapped.baseline))
-        return {"model": str(report.out), "trial": number, "edit": describe_edit(score.parameters, edit)}
+        kind = "adapter" if adapter else "model" if gguf is None else "gguf"
+        folder = out or run_path / f"{kind}-trial-{number}"
+        session, shown = pipeline.session, progress or Silent()
+        facts = trial_provenance(session, score, run_path)
+        found: dict[str, Any] = {"trial": number, "edit": describe_edit(score.parameters, edit)}
+        if adapter:
+            exported = export_edit(session, edit, folder, facts, shown)
+            card = trial_card_data(session, score, edit, len(exported.modules), mapped.baseline)
+            write_card(folder, replace(card, adapter=True), base_card=session.folder / "README.md")
+            found |= {"adapter": str(exported.out), "rank": exported.rank, "modules": len(exported.modules)}
+            return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+        if gguf is not None:
+            stored = bake_into_gguf(session, edit, gguf, folder, facts, shown, accept_error=accept_requantization_error)
+            card = trial_card_data(session, score, edit, len(stored.edited), mapped.baseline)
+            write_card(folder, card, base_card=session.folder / "README.md")
+            retyped = {name: list(kinds) for name, kinds in stored.retyped.items()}
+            found |= {"gguf": str(stored.out), "survived": stored.survived, "retyped": retyped}
+            return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+        report = bake_edit(session, edit, folder, facts, shown)
+        write_card(folder, trial_card_data(session, score, edit, len(report.edited), mapped.baseline))
+        proof = asdict(prove_tensors(session, edit, report.out, shown)) if verify == "tensors" else None
+        found |= {"model": str(report.out)} | ({"verified": proof} if proof else {})
+        return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compute the hash of every file of a baked folder or an adapter again. Raises CheckpointError on a difference."""
+    from sombrero.checkpoints import verify_folder
+
+    report = verify_folder(folder)
+    return {
+        "folder": str(folder),
+        "verified": len(report.files),
+        "bytes": report.n_bytes,
+        "unrecorded": list(report.unrecorded),
+    }
+
+
+def diff(base: Path, edited: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """What differs between two checkpoint folders, tensor by tensor, and what kind of edit it looks like."""
+    from sombrero.checkpoints import CheckpointIndex, diff_checkpoints
+
+    with (progress or Silent()).stage("diff", len(CheckpointIndex.read(edited).tensors)) as advance:
+        found = asdict(diff_checkpoints(base, edited, on_progress=lambda _done, _total: advance(1)))
+    return {"base": str(base), "edited": str(edited)} | found | {"same": len(found["same"])}
 
 
 def measure(
@@ -130,6 +185,7 @@ def measure(
 ) -> dict[str, Any]:
     """Measure any model on the reporting prompts; with ``against`` also that base, the divergence and paired tests.
 
+    The first detector gives the verdicts; with others, how far they agree on the same responses is measured too.
     ``tasks`` are those of lm-evaluation-harness (extra ``lm-eval``), ``task_path`` a folder with files of one's own.
     Returns what ``measurement.json`` holds (docs/formats.md); ``out`` gets that file and ``measurement.html``.
     """
@@ -138,7 +194,8 @@ def measure(
     from sombrero.session import Session
     from sombrero.stages.measuring import TaskRequest, measure_model
 
-    find_detector(config.evaluation.detector)  # before minutes are spent
+    for name in config.evaluation.detectors:  # before minutes are spent
+        find_detector(name)
     if out is not None and is_run(out):
         raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
     base = None if against is None else Session(_with_source(config, against))
@@ -187,36 +244,18 @@ def report(run_path: Path) -> Path:
     return write_report(run_path)
 
 
-def inspect(config: ModelConfig) -> dict[str, Any]:
-    """What is known of a model from its configuration alone: family, writers, parameters touched, memory."""
-    from sombrero.architectures import find_architecture, resolve_writers
-    from sombrero.models import load_skeleton
+def inspect(config: ModelConfig, *, propose: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """What is known of a model from its configuration alone: family, writers, memory for each verb, what is left out.
 
-    model = load_skeleton(config)
-    architecture = find_architecture(model)
-    writers = resolve_writers(model, architecture)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    touched = sum(writer.d_in * writer.d_out for writer in writers)
-    width = model.config.get_text_config().hidden_size
-    kinds = sorted({writer.kind for writer in writers})
-    n_layers = len({writer.layer for writer in writers})
-    state_bytes = 4 * ((n_layers + 1) * width + sum(writer.d_in for writer in writers))
-    largest = max(writer.d_in * writer.d_out for writer in writers)
-    return {
-        "model": config.source,
-        "class": type(model).__name__,
-        "family": architecture.family,
-        "layers": n_layers,
-        "hidden_size": width,
-        "parameters": total,
-        "writers": {kind: sum(writer.kind == kind for writer in writers) for kind in kinds},
-        "parameters_touched": touched,
-        "memory_bytes": {
-            "weights_bfloat16": 2 * total,
-            "states_per_prompt": state_bytes,
-            "bake_largest_tensor_float32": 4 * largest,
-        },
-    }
+    ``propose`` traces the writers of a class instead, described or not, and returns an architecture entry to confirm.
+    """
+    if propose:
+        from sombrero.stages.proposing import propose as propose_entry
+
+        return propose_entry(config, progress or Silent())
+    from sombrero.stages.inspecting import inspect_model
+
+    return inspect_model(config, progress or Silent())
 
 
 @contextmanager
@@ -255,6 +294,11 @@ def default_out(source: str) -> Path:
 def _pipeline(
     config: RunConfig, out: Path | None, fresh: bool, progress: Progress | None, judge_key: str | None
 ) -> Iterator[Pipeline]:
+    if config.evaluation.other_detectors:
+        raise UsageError(
+            f"a run has one detector, and there are {len(config.evaluation.detectors)}: "
+            f"{', '.join(config.evaluation.detectors)}; give one, and compare detectors with 'sombrero measure'"
+        )
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, SmolLM3Config
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, SmolLM3Config
 
 from sombrero.architectures import find_architecture, get_layers, known_classes, resolve_writers
 from sombrero.errors import ArchitectureError
@@ -40,8 +40,13 @@ def test_smollm3_is_served() -> None:
 
 
 def test_an_unknown_class_lists_the_writers_that_are_missing() -> None:
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=32))
-    with pytest.raises(ArchitectureError, match=r"GPT2LMHeadModel is not described.*lacks .*self_attn\.o_proj"):
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    )  # fmt: skip
+    with pytest.raises(ArchitectureError, match=r"GPTNeoXForCausalLM is not described.*lacks "):
         find_architecture(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sombrero.checkpoints import CheckpointIndex, bake, read_record, verify_untouched
+from sombrero.checkpoints import CheckpointIndex, bake, read_record, rewrite, slices, transfer, verify_untouched
 from sombrero.checkpoints.index import INDEX_NAME, SINGLE_NAME
 from sombrero.edits.kernels import edit_bias, edit_weight
 from sombrero.errors import CheckpointError, NumericalError
@@ -85,7 +86,10 @@ def test_files_keep_their_order_format_and_companions(shard: str | None, tmp_pat
             assert json.loads(new.metadata()["sombrero"]) == PROVENANCE
             assert old.offset_keys() == new.offset_keys()
     record = read_record(report.out)
-    assert record["provenance"] == PROVENANCE and record["source"] == {name: before[name] for name in weights}
+    assert record["provenance"] == PROVENANCE
+    assert {name: item["bytes"] for name, item in record["source"].items()} == {
+        name: (source / name).stat().st_size for name in weights
+    }
     assert {item["tensor"] for item in record["edited"]} == set(report.edited)
     assert str(tmp_path) not in (report.out / "sombrero.json").read_text()
 
@@ -245,3 +249,26 @@ def test_progress_counts_up_to_all_bytes(tmp_path: Path) -> None:
     bake_tiny(source, tmp_path / "out", on_progress=lambda done, total: calls.append((done, total)))
     total = json.loads((source / INDEX_NAME).read_text())["metadata"]["total_size"]
     assert calls == sorted(calls) and calls[-1] == (total, total)
+
+
+def test_memory_holds_slices_and_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every buffer that bytes of a file pass through: a few slices, however large the tensors and runs of them are."""
+    monkeypatch.setattr(slices, "SLICE_ELEMENTS", 1 << 13)
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 1 << 15)
+    monkeypatch.setattr(rewrite, "RUN_BYTES", 1 << 20)
+    source = tmp_path / "base"
+    source.mkdir()
+    tensors = {name: torch.randn(1024, 2048) for name in ("edited.weight", "untouched")}  # 8 MiB each
+    save_file(tensors, source / SINGLE_NAME)
+    writer = Writer("0.mlp", 0, "mlp", "edited", "edited.weight", None, "linear", 2048, 1024)
+    edit = random_edit([writer])
+    tracemalloc.start()
+    try:
+        report = bake(source, edit, [writer], tmp_path / "out", provenance={})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    baked = load_file(report.out / SINGLE_NAME)
+    assert torch.equal(baked["untouched"], tensors["untouched"])
+    torch.testing.assert_close(baked["edited.weight"], edit_weight(tensors["edited.weight"], edit["0.mlp"], "linear"))

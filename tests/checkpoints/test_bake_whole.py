@@ -13,9 +13,9 @@ from typing import NamedTuple, NoReturn
 import pytest
 from transformers import AutoModelForCausalLM
 
-from sombrero.checkpoints import CardData, CheckpointIndex, bake, write_card
+from sombrero.checkpoints import CardData, CheckpointIndex, bake, rewrite, write_card
 from sombrero.checkpoints.record import check_files, read_record
-from sombrero.checkpoints.staging import staged_folder
+from sombrero.checkpoints.staging import Staging, staged_folder
 from sombrero.errors import CheckpointError
 from sombrero.records import EditParameters
 from tests.checkpoints.bakes import PROVENANCE, bake_tiny, progress_that, random_edit, tiny_writers, tree
@@ -41,7 +41,9 @@ def kill_bakes(work: Path, jobs: list[tuple[Path, str]]) -> dict[str, str]:
 def assert_whole_or_absent(out: Path, expected: dict[str, str]) -> None:
     """No reader may take a half for a checkpoint: not under the final name, and not under a temporary one."""
     assert not out.exists() or tree(out) == expected
-    for partial in out.parent.glob(f"{out.name}.partial-*"):
+    for partial in (Staging(out).root, Staging(out).model):
+        if not partial.exists():
+            continue
         try:
             CheckpointIndex.read(partial)
         except CheckpointError:
@@ -51,24 +53,33 @@ def assert_whole_or_absent(out: Path, expected: dict[str, str]) -> None:
             check_files(partial, read_record(partial)["files"])
 
 
-def test_a_killed_bake_leaves_no_half_and_the_next_one_is_the_same(tmp_path: Path) -> None:
+def test_a_killed_bake_leaves_no_half_and_the_next_one_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewrite, "RUN_BYTES", 8 << 10)
     sources = {
         "single": save_tiny("llama", tmp_path / "single"),
         "sharded": save_tiny("llama", tmp_path / "sharded", max_shard_size="60KB"),
     }
-    last = len(CheckpointIndex.read(sources["single"]).tensors)
-    points = [f"call-{n}" for n in (1, 7, last // 2, last)] + [f"delay-{n}" for n in (1, 3, 6, 10, 15, 20, 30, 45)]
-    work = tmp_path / "work"
-    ends = kill_bakes(work, [(source, point) for source in sources.values() for point in points])
-    assert len(ends) == 2 * len(points)
-    assert all(end == "killed" for name, end in ends.items() if "call" in name)
+    expected: dict[str, dict[str, str]] = {}
+    jobs: list[tuple[Path, str]] = []
     for kind, source in sources.items():
-        expected = tree(bake_tiny(source, tmp_path / f"reference-{kind}").out)
-        for out in [work / f"{kind}-{point}" for point in points]:
-            assert_whole_or_absent(out, expected)
-            bake_tiny(source, out)
-            assert tree(out) == expected
-    assert not list(work.glob("*.partial-*"))
+        calls: list[tuple[int, int]] = []
+        report = bake_tiny(source, tmp_path / f"reference-{kind}", on_progress=lambda *now, to=calls: to.append(now))
+        expected[kind] = tree(report.out)
+        points = [f"call-{n}" for n in (1, 7, len(calls) // 2, len(calls))]
+        points += [f"delay-{n}" for n in (1, 3, 6, 10, 15, 20, 30, 45)]
+        jobs += [(source, point) for point in points]
+    work = tmp_path / "work"
+    ends = kill_bakes(work, jobs)
+    assert len(ends) == len(jobs)
+    assert all(end == "killed" for name, end in ends.items() if "call" in name)
+    for source, point in jobs:
+        out = work / f"{source.name}-{point}"
+        assert_whole_or_absent(out, expected[source.name])
+        bake_tiny(source, out)
+        assert tree(out) == expected[source.name]
+    assert not list(work.glob("*.partial"))
 
 
 class _StopError(Exception):
@@ -86,9 +97,9 @@ def _interrupt() -> NoReturn:
 @SHARDS
 def test_an_error_in_the_middle_leaves_nothing(shard: str | None, tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "base", max_shard_size=shard)
-    for at, act, error in ((1, _stop, _StopError), (20, _interrupt, KeyboardInterrupt)):
+    for act, error in ((_stop, _StopError), (_interrupt, KeyboardInterrupt)):
         with pytest.raises(error):
-            bake_tiny(source, tmp_path / "out", on_progress=progress_that(act, at))
+            bake_tiny(source, tmp_path / "out", on_progress=progress_that(act, 1))
         assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
@@ -199,11 +210,12 @@ def test_only_a_checkpoint_apart_from_the_source_is_overwritten(tmp_path: Path) 
 def test_a_running_bake_is_not_taken_for_an_abandoned_one(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "base")
     out = tmp_path / "out"
-    with staged_folder(out) as running:
+    with staged_folder(out) as staging:
         with pytest.raises(CheckpointError, match="another bake"):
             bake_tiny(source, out)
-        assert running.is_dir()
-    assert out.is_dir()
+        assert staging.model.is_dir()
+    assert not out.exists()
+    bake_tiny(source, out)
 
 
 def test_a_bake_of_a_bake_keeps_both_records(tmp_path: Path) -> None:
@@ -211,4 +223,42 @@ def test_a_bake_of_a_bake_keeps_both_records(tmp_path: Path) -> None:
     first = bake_tiny(source, tmp_path / "first").out
     second = bake_tiny(first, tmp_path / "second").out
     assert tree(second)["sombrero.base.json"] == tree(first)["sombrero.json"]
-    assert read_record(second)["source"] == {"model.safetensors": tree(first)["model.safetensors"]}
+    assert read_record(second)["source"].keys() == {"model.safetensors"}
+
+
+def test_everything_that_is_no_weight_comes_along(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "base")
+    names = (
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
+        "chat_template.jinja",
+        "additional_chat_templates/tools.jinja",
+        "generation_config.json",
+        "modeling_custom.py",
+        "tokenizer.model",
+        "vocab.tiktoken",
+        "LICENSE",
+        ".gitattributes",
+        "a name with spaces – and ümlauts.txt",
+    )
+    for name in names:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(f"content of {name}")
+    out = bake_tiny(source, tmp_path / "out").out
+    for name in names:
+        assert (out / name).read_text() == f"content of {name}"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "broken", "up"])
+def test_what_is_no_file_of_the_folder_stops_the_bake(kind: str, tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "base")
+    strange = source / "strange.txt"
+    if kind == "fifo":
+        os.mkfifo(strange)
+    else:
+        strange.symlink_to({"loop": "strange.txt", "broken": "nothing", "up": "../outside"}[kind])
+        (tmp_path / "outside").write_text("secret")
+    with pytest.raises(CheckpointError, match=r"strange\.txt"):
+        bake_tiny(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -41,6 +41,7 @@ SECTIONS = [
     "controls",
     "trials",
     "samples",
+    "pairs",
     "proof",
     "origin",
 ]
@@ -258,6 +259,7 @@ def test_partial_runs_show_what_is_there(tmp_path: Path, until: str) -> None:
         "controls": "directions",
         "trials": "search",
         "samples": "effect",
+        "pairs": "effect",
         "proof": "coverage",
         "origin": "coverage",
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sombrero.architectures.spec import Architecture, WriterSpec, load_architectures
+from sombrero.architectures.writers import holds, make_writer
 from sombrero.errors import ArchitectureError
 from sombrero.records import Writer
 
@@ -27,8 +30,8 @@ def find_architecture(model: PreTrainedModel) -> Architecture:
     name = type(model).__name__
     for entry in load_architectures():
         if name in entry.classes:
-            return entry
-    attempts = [(_missing_modules(model, entry), entry.family) for entry in load_architectures()]
+            return entry.placed(name)
+    attempts = [(_missing_modules(model, entry.placed(name)), entry.family) for entry in load_architectures()]
     missing, family = min(attempts, key=lambda attempt: len(attempt[0]))
     detail = f"it lacks {', '.join(missing)}" if missing else "all its module paths exist, but nobody has proved them"
     raise ArchitectureError(
@@ -39,6 +42,7 @@ def find_architecture(model: PreTrainedModel) -> Architecture:
 
 def get_layers(model: PreTrainedModel, architecture: Architecture) -> list[nn.Module]:
     """The decoder layers in order. Raises ArchitectureError when the path or the number of layers does not fit."""
+    architecture = architecture.placed(type(model).__name__)
     container = _submodule(model, architecture.layers)
     if container is None:
         raise ArchitectureError(
@@ -54,50 +58,68 @@ def get_layers(model: PreTrainedModel, architecture: Architecture) -> list[nn.Mo
     return layers
 
 
+def layer_scale(layer: nn.Module, architecture: Architecture) -> float:
+    """The number by which the layer multiplies all that it returns. Raises ArchitectureError when it has none there."""
+    if architecture.layer_scale is None:
+        return 1.0
+    *path, name = architecture.layer_scale.split(".")
+    module = _submodule(layer, ".".join(path))
+    tensor = getattr(module, name, None)
+    if tensor is None or tensor.numel() != 1:
+        raise ArchitectureError(f"{type(layer).__name__} has no single number {architecture.layer_scale!r}")
+    return float(tensor)
+
+
 def resolve_writers(model: PreTrainedModel, architecture: Architecture) -> tuple[Writer, ...]:
     """Every writer of the model, layer by layer.
 
-    Raises ArchitectureError listing each module that the description names and the model does not have, and each one
-    whose output is not as wide as the residual stream.
+    Raises ArchitectureError listing each module that the description names and the model does not have, each one whose
+    output is not as wide as the residual stream, and each that shares its weight with the embeddings.
     """
+    config = model.config.get_text_config()
+    architecture = architecture.placed(type(model).__name__)
+    stored = architecture.base_of(type(model).__name__).stored
     missing: list[str] = []
     writers: list[Writer] = []
-    width = model.config.get_text_config().hidden_size
     for index, layer in enumerate(get_layers(model, architecture)):
         for spec in architecture.writers:
-            module = _submodule(layer, spec.module)
-            path = f"{architecture.layers}.{index}.{spec.module}"
-            weight = getattr(module, "weight", None)
-            if module is None or weight is None or weight.ndim != 2:
-                missing.append(path)
-                continue
-            writers.append(_writer(spec, index, path, tuple(weight.shape), getattr(module, "bias", None) is not None))
+            if all(holds(condition, config, layer, index) for condition in spec.where):
+                path = f"{architecture.layers}.{index}"
+                lacking = [f"{path}.{name}" for name in _modules(spec) if _submodule(layer, name) is None]
+                module = _submodule(layer, spec.module)
+                if module is not None and getattr(module, spec.parameter, None) is None:
+                    lacking.append(f"{path}.{spec.module}.{spec.parameter}")
+                missing += lacking
+                if module is not None and not lacking:
+                    writers.append(make_writer(spec, index, path, module, config, stored))
     if missing:
         raise ArchitectureError(
             f"{type(model).__name__} ({architecture.family}): {len(missing)} writers cannot be found: "
             f"{', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}"
         )
-    narrow = [writer.module_path for writer in writers if writer.d_out != width]
-    if narrow:
-        raise ArchitectureError(f"these writers do not write {width} values to the residual stream: {narrow[:8]}")
+    _check_outputs(model, writers, config.hidden_size)
     return tuple(writers)
 
 
-def _writer(spec: WriterSpec, layer: int, path: str, shape: tuple[int, ...], has_bias: bool) -> Writer:
-    if has_bias and spec.bias is None:
-        raise ArchitectureError(f"{path} has a bias, but its architecture file names no bias tensor; add it there")
-    d_out, d_in = shape if spec.layout == "linear" else (shape[1], shape[0])
-    return Writer(
-        name=f"{layer}.{spec.kind}",
-        layer=layer,
-        kind=spec.kind,
-        module_path=path,
-        weight_name=spec.weight.format(layer=layer),
-        bias_name=spec.bias.format(layer=layer) if spec.bias and has_bias else None,
-        layout=spec.layout,
-        d_in=d_in,
-        d_out=d_out,
-    )
+def _check_outputs(model: PreTrainedModel, writers: Sequence[Writer], width: int) -> None:
+    repeated = [name for name, count in Counter(writer.name for writer in writers).items() if count > 1]
+    if repeated:
+        raise ArchitectureError(f"two writers of a layer have the same name: {repeated[:8]}; name one of them")
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    shared = {id(getattr(module, "weight", None)) for module in embeddings} - {id(None)}
+    tied = [
+        writer.module_path
+        for writer in writers
+        if id(getattr(model.get_submodule(writer.module_path), writer.parameter)) in shared
+    ]
+    if tied:
+        raise ArchitectureError(
+            f"the weight of {tied[:8]} is that of the embeddings or of the output head: an edit would change what the "
+            "model reads or says at every layer; leave it out of the architecture's writers"
+        )
+    narrow = [writer.module_path for writer in writers if writer.d_out != width]
+    if narrow:
+        raise ArchitectureError(f"these writers do not write {width} values to the residual stream: {narrow[:8]}")
 
 
 def _missing_modules(model: PreTrainedModel, architecture: Architecture) -> list[str]:
@@ -105,11 +127,19 @@ def _missing_modules(model: PreTrainedModel, architecture: Architecture) -> list
     if container is None:
         return [architecture.layers, *(spec.module for spec in architecture.writers)]
     layer = next(iter(container.children()), None)
+    config = model.config.get_text_config()
     return [
         f"{architecture.layers}.0.{spec.module}"
         for spec in architecture.writers
-        if layer is None or _submodule(layer, spec.module) is None
+        if layer is None
+        or (all(holds(item, config, layer, 0) for item in spec.where) and _submodule(layer, spec.module) is None)
     ]
+
+
+def _modules(spec: WriterSpec) -> list[str]:
+    """Every module, relative to the layer, that the writer names."""
+    others = (spec.gate, spec.router, *(norm.module for norm in spec.post_norms))
+    return [spec.module, *(name for name in others if name is not None)]
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module | None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from sombrero.checkpoints.formats import check_editable
 from sombrero.checkpoints.index import CheckpointIndex
-from sombrero.edits.kernels import edit_bias, edit_weight
+from sombrero.edits.kernels import EXPERT_LAYOUTS, edit_bias, edit_weight
 from sombrero.errors import CheckpointError, NumericalError
-from sombrero.records import LowRankEdit, ModelEdit, Writer
+from sombrero.records import Layout, LowRankEdit, ModelEdit, StoredTensors, Writer
 
 
 @dataclass(frozen=True)
 class TensorEdit:
-    """The change of one tensor: the writer it belongs to, the writer's edit, and which part of the writer it is."""
+    """The change of one tensor: the writer it belongs to, the writer's edit, and which part of the writer it is.
+
+    The writer's ``stored_layout`` is that of this checkpoint.
+    """
 
     writer: Writer
     edit: LowRankEdit
@@ -29,12 +32,13 @@ class TensorEdit:
         """Return the edited tensor, in the shape and dtype of ``tensor``."""
         if self.part == "bias":
             return edit_bias(tensor, self.edit)
-        return edit_weight(tensor, self.edit, self.writer.layout)
+        return edit_weight(tensor, self.edit, self.writer.stored_layout)
 
 
 def plan_edits(index: CheckpointIndex, edit: ModelEdit, writers: Sequence[Writer]) -> dict[str, TensorEdit]:
     """Return tensor name -> its edit. A tensor that an edit does not change is not named: nothing is removed where
-    strength, V, or A and c are zero, and no row is rescaled where row_scale is None.
+    strength, V, or A and c (or U) are zero, and no row is rescaled where row_scale is None. Experts that have a tensor
+    each are named one by one.
 
     Raises CheckpointError when the edit, the writers and the checkpoint do not belong together, or the edit shifts the
     bias of a writer that has none; NumericalError when the edit is not finite.
@@ -47,12 +51,12 @@ def plan_edits(index: CheckpointIndex, edit: ModelEdit, writers: Sequence[Writer
         parts: list[tuple[str, Literal["weight", "bias"]]] = []
         removes = change.strength != 0 and bool(change.V.any())
         rescales = change.row_scale is not None
-        if rescales or (removes and change.A.any()):
-            parts.append((writer.weight_name, "weight"))
+        if rescales or (removes and _reads_anything(change)):
+            parts += [(tensor, "weight") for tensor in _each_expert(writer, writer.weight_name)]
         if removes and change.c is not None and change.c.any():
-            parts.append((_bias_of(writer), "bias"))
-        elif rescales and writer.bias_name is not None:
-            parts.append((writer.bias_name, "bias"))
+            parts += [(tensor, "bias") for tensor in _each_expert(writer, _bias_of(writer))]
+        elif writer.bias_name is not None and (rescales or (removes and change.U is not None and change.U.any())):
+            parts += [(tensor, "bias") for tensor in _each_expert(writer, writer.bias_name)]
         for tensor_name, part in parts:
             if tensor_name in planned:
                 raise CheckpointError(
@@ -62,6 +66,33 @@ def plan_edits(index: CheckpointIndex, edit: ModelEdit, writers: Sequence[Writer
             check_editable(index.tensors[tensor_name])
             planned[tensor_name] = TensorEdit(writer, change, part)
     return planned
+
+
+def as_stored(index: CheckpointIndex, writer: Writer) -> Writer:
+    """The writer with names and layout of its tensors as this checkpoint has them, of all ways that it may.
+
+    The usual way where the checkpoint has none of them.
+    """
+    ways = writer.stored or (StoredTensors(writer.weight_name, writer.bias_name, writer.layout),)
+    for way in ways:
+        names = (way.weight, way.bias)
+        if all(tensor in index.tensors for name in names if name for tensor in _each_expert(writer, name)):
+            break
+    else:
+        way = ways[0]
+    return replace(writer, weight_name=way.weight, bias_name=way.bias, stored=(way,))
+
+
+def _each_expert(writer: Writer, name: str) -> tuple[str, ...]:
+    """The names that a name with ``{expert}`` stands for."""
+    if "{expert}" not in name:
+        return (name,)
+    return tuple(name.replace("{expert}", str(expert)) for expert in range(writer.n_experts or 0))
+
+
+def _reads_anything(edit: LowRankEdit) -> bool:
+    side = edit.U if edit.A is None else edit.A
+    return side is not None and bool(side.any())
 
 
 def digest_edit(edit: ModelEdit) -> str:
@@ -77,8 +108,10 @@ def digest_edit(edit: ModelEdit) -> str:
             plain = tensor.detach().to(device="cpu", dtype=torch.float64).contiguous()
             digest.update(f"\0{tuple(plain.shape)}".encode())
             digest.update(plain.numpy().tobytes())
-        if change.row_scale is not None:
-            digest.update(b"\0row_scale" + change.row_scale.detach().to("cpu", torch.float64).numpy().tobytes())
+        for label, optional in (("row_scale", change.row_scale), ("U", change.U)):
+            if optional is not None:
+                plain = optional.detach().to("cpu", torch.float64).contiguous()
+                digest.update(f"\0{label}".encode() + plain.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -86,47 +119,72 @@ def _check_writers(index: CheckpointIndex, edit: ModelEdit, writers: Sequence[Wr
     repeated = [name for name, count in Counter(writer.name for writer in writers).items() if count > 1]
     if repeated:
         raise CheckpointError(f"the writers {repeated} are given twice; give each once")
-    named = {writer.name: writer for writer in writers}
+    named = {writer.name: as_stored(index, writer) for writer in writers}
     unknown = sorted(set(edit) - set(named))
     if unknown:
         raise CheckpointError(
             f"the edit names {unknown}, which are no writers of this model; resolve its writers again"
         )
-    missing = [
-        name
-        for writer in writers
-        for name in (writer.weight_name, writer.bias_name)
-        if name is not None and name not in index.tensors
-    ]
+    missing = [name for writer in named.values() for name, _ in _shapes(writer) if name not in index.tensors]
     if missing:
         raise CheckpointError(
             f"{index.folder} lacks the writers' tensors {missing}; the architecture does not describe this checkpoint"
         )
-    for writer in writers:
-        shape = (writer.d_out, writer.d_in) if writer.layout == "linear" else (writer.d_in, writer.d_out)
-        for name, expected in ((writer.weight_name, shape), (writer.bias_name, (writer.d_out,))):
-            if name is not None and index.tensors[name].shape != expected:
-                raise CheckpointError(
-                    f"{name} has shape {index.tensors[name].shape} in {index.folder}, the {writer.layout} writer "
-                    f"{writer.name} expects {expected}; give the checkpoint that the edit was made on"
-                )
+    for writer in named.values():
+        _check_shapes(index, writer)
     return named
+
+
+def _shapes(writer: Writer) -> list[tuple[str, tuple[int, ...]]]:
+    """Every tensor of the writer, with the shape that it must have."""
+    layout, experts = writer.stored_layout, (writer.n_experts,) if writer.n_experts is not None else ()
+    joined = layout in EXPERT_LAYOUTS
+    one: Layout = EXPERT_LAYOUTS.get(layout, layout)
+    sizes = (writer.d_out, writer.d_in) if one == "linear" else (writer.d_in, writer.d_out)
+    first = experts if joined else ()
+    weights = [(name, (*first, *sizes)) for name in _each_expert(writer, writer.weight_name)]
+    if writer.bias_name is None:
+        return weights
+    return weights + [(name, (*first, writer.d_out)) for name in _each_expert(writer, writer.bias_name)]
+
+
+def _check_shapes(index: CheckpointIndex, writer: Writer) -> None:
+    wrong = [(name, expected) for name, expected in _shapes(writer) if index.tensors[name].shape != expected]
+    if wrong:
+        found = ", ".join(f"{name} {index.tensors[name].shape}" for name, _ in wrong[:8])
+        raise CheckpointError(
+            f"{index.folder} has other shapes than the {writer.stored_layout} writer {writer.name} expects, "
+            f"{wrong[0][1]} each: {found}; give the checkpoint that the edit was made on"
+        )
+    extra = writer.weight_name.replace("{expert}", str(writer.n_experts))
+    if extra != writer.weight_name and extra in index.tensors:
+        raise CheckpointError(
+            f"{index.folder} has a tensor {extra}, and the model has {writer.n_experts} experts there; the "
+            "configuration and the weights belong to different models"
+        )
 
 
 def _check_edit(writer: Writer, edit: LowRankEdit) -> None:
     K = edit.V.shape[-1]
     c_shape = None if edit.c is None else tuple(edit.c.shape)
-    if edit.V.shape != (writer.d_out, K) or edit.A.shape != (writer.d_in, K) or c_shape not in (None, (K,)):
+    read, side, size = ("A", edit.A, writer.d_in) if edit.A is not None else ("U", edit.U, writer.d_out)
+    assert side is not None, "an edit reads either the input or the output"
+    if edit.V.shape != (writer.d_out, K) or side.shape != (size, K) or c_shape not in (None, (K,)):
         raise CheckpointError(
-            f"the edit of {writer.name} has V {tuple(edit.V.shape)}, A {tuple(edit.A.shape)}, c {c_shape}; expected "
-            f"V ({writer.d_out}, K), A ({writer.d_in}, K), c (K,); the edit was made for another model"
+            f"the edit of {writer.name} has V {tuple(edit.V.shape)}, {read} {tuple(side.shape)}, c {c_shape}; expected "
+            f"V ({writer.d_out}, K), {read} ({size}, K), c (K,); the edit was made for another model"
+        )
+    if edit.A is not None and writer.n_experts is not None:
+        raise CheckpointError(
+            f"the edit of {writer.name} reads inputs, and its {writer.n_experts} experts have each their own; take the "
+            "rule project or compose"
         )
     if edit.row_scale is not None and edit.row_scale.shape != (writer.d_out,):
         raise CheckpointError(
             f"the edit of {writer.name} rescales rows by {tuple(edit.row_scale.shape)} numbers; the writer has "
             f"{writer.d_out} rows; the edit was made for another model"
         )
-    parts = (edit.V, edit.A, edit.c, edit.row_scale)
+    parts = (edit.V, edit.A, edit.c, edit.row_scale, edit.U)
     finite = all(bool(torch.isfinite(part).all()) for part in parts if part is not None)
     if not finite or not abs(edit.strength) < float("inf"):
         raise NumericalError(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sombrero.checkpoints.companions import RECORD_NAME
-from sombrero.checkpoints.rewrite import hash_file
 from sombrero.checkpoints.staging import write_text
+from sombrero.checkpoints.transfer import hash_file
 from sombrero.errors import CheckpointError
 
 FORMAT = "sombrero-bake"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sombrero.checkpoints.header import TensorEntry
 from sombrero.checkpoints.index import CheckpointIndex
-from sombrero.checkpoints.rewrite import copy_bytes
+from sombrero.checkpoints.transfer import hash_range
 from sombrero.errors import CheckpointError
 
 
@@ -74,10 +74,8 @@ def _digest(index: CheckpointIndex) -> dict[str, str]:
     digests: dict[str, str] = {}
     for file in index.files:
         path = index.path(file.name)
-        with path.open("rb") as stream:
-            for entry in file.tensors:
-                stream.seek(entry.begin)
-                digest = hashlib.sha256()
-                copy_bytes(stream, entry.n_bytes, path, digest.update)
-                digests[entry.name] = digest.hexdigest()
+        for entry in file.tensors:
+            digest = hashlib.sha256()
+            hash_range(path, entry.begin, entry.n_bytes, digest)
+            digests[entry.name] = digest.hexdigest()
     return digests

@@ -7,16 +7,20 @@ from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.edits.leak import check_leak
 from sombrero.edits.live import edited, live_edit
 from sombrero.edits.planner import EditPlanner
+from sombrero.edits.routing import measure_routing
 from sombrero.edits.rules import (
     Basis,
     affine,
     bakeable_kinds,
     bakeable_rules,
     compose,
+    compose_output,
     guarded,
     norm,
     orthonormal_basis,
     project,
+    project_output,
+    refused_kinds,
 )
 
 __all__ = [
@@ -32,15 +36,19 @@ __all__ = [
     "bakeable_rules",
     "check_leak",
     "compose",
+    "compose_output",
     "edit_bias",
     "edit_output",
     "edit_weight",
     "edited",
     "guarded",
     "live_edit",
+    "measure_routing",
     "norm",
     "orthonormal_basis",
     "project",
+    "project_output",
+    "refused_kinds",
     "solve_balanced",
     "solve_guarded",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sombrero.architectures import Architecture, get_layers
+from sombrero.edits.contributions import in_stream, watched
 from sombrero.edits.live import live_edit
 from sombrero.edits.rules import orthonormal_basis
 from sombrero.errors import UsageError
@@ -40,17 +41,17 @@ def check_leak(
     layers = get_layers(handle.model, architecture)
     bases = {
         layer: orthonormal_basis(torch.cat(list(directions), dim=1)).V.to(handle.device)
-        for layer, directions in _directions(writers, edit).items()
+        for layer, directions in _directions(handle.model, writers, edit).items()
     }
     before, same_stream, end_to_end = (dict.fromkeys(bases, 0.0) for _ in range(3))
     for prompt in prompts:
         streams: list[torch.Tensor] = []
-        with _keeping(layers, streams), _metered(handle, writers, bases, before):
+        with _keeping(layers, streams), _metered(handle, layers, writers, bases, before):
             _run(handle, prompt)
         with live_edit(handle, writers, edit, rounded=rounded):
-            with _metered(handle, writers, bases, same_stream), _entering(layers, streams):
+            with _metered(handle, layers, writers, bases, same_stream), _entering(layers, streams):
                 _run(handle, prompt)
-            with _metered(handle, writers, bases, end_to_end):
+            with _metered(handle, layers, writers, bases, end_to_end):
                 _run(handle, prompt)
     return tuple(
         LayerLeak(
@@ -64,16 +65,14 @@ def check_leak(
     )
 
 
-def _directions(writers: Sequence[Writer], edit: ModelEdit) -> Mapping[int, list[torch.Tensor]]:
-    """Layer -> the V of its edited writers, each once: the writers of a layer mostly share theirs."""
-    found: dict[int, list[torch.Tensor]] = {}
+def _directions(model: nn.Module, writers: Sequence[Writer], edit: ModelEdit) -> Mapping[int, list[torch.Tensor]]:
+    """Layer -> directions of the stream that its edited writers lose, each once: they mostly share theirs."""
+    found: dict[int, dict[int, torch.Tensor]] = {}
     for writer in writers:
         if writer.name in edit:
             V = edit[writer.name].V
-            known = found.setdefault(writer.layer, [])
-            if not any(V is other for other in known):
-                known.append(V)
-    return found
+            found.setdefault(writer.layer, {})[id(V)] = in_stream(V, model, writer)
+    return {layer: list(directions.values()) for layer, directions in found.items()}
 
 
 def _run(handle: ModelHandle, prompt: RenderedPrompt) -> None:
@@ -87,26 +86,22 @@ def _ratio(after: float, before: float) -> float:
 
 @contextmanager
 def _metered(
-    handle: ModelHandle, writers: Sequence[Writer], bases: Mapping[int, torch.Tensor], squares: dict[int, float]
+    handle: ModelHandle,
+    layers: Sequence[nn.Module],
+    writers: Sequence[Writer],
+    bases: Mapping[int, torch.Tensor],
+    squares: dict[int, float],
 ) -> Iterator[None]:
     """Add to ``squares``, squared, what all writers of a layer together write along its basis at the last token."""
-    written = {layer: torch.zeros(V.shape[1]) for layer, V in bases.items()}
+    layer_of = {writer.name: writer.layer for writer in writers}
 
-    def meter(layer: int) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], None]:
-        def hook(_module: nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
-            V = bases[layer]
-            written[layer] += (output[0, -1].to(V.device, torch.float32) @ V).cpu()
+    def receive(contributions: Mapping[str, torch.Tensor]) -> None:
+        V = bases[layer_of[next(iter(contributions))]]
+        written = torch.stack([added[0, -1].to(V.device) for added in contributions.values()]).sum(0)
+        squares[layer_of[next(iter(contributions))]] += float((written @ V).square().sum())
 
-        return hook
-
-    with ExitStack() as stack:
-        for writer in writers:
-            if writer.layer in bases:
-                module = handle.model.get_submodule(writer.module_path)
-                stack.callback(module.register_forward_hook(meter(writer.layer)).remove)
+    with watched(handle.model, layers, [writer for writer in writers if writer.layer in bases], receive):
         yield
-    for layer, component in written.items():
-        squares[layer] += float(component.square().sum())
 
 
 @contextmanager

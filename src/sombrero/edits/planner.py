@@ -14,12 +14,14 @@ from sombrero.edits.rules import (
     Basis,
     affine,
     bakeable_kinds,
-    bakeable_rules,
     compose,
+    compose_output,
     guarded,
     norm,
     orthonormal_basis,
     project,
+    project_output,
+    refused_kinds,
 )
 from sombrero.errors import UsageError
 from sombrero.records import (
@@ -70,20 +72,26 @@ class EditPlanner:
 
         Raises NumericalError when a guarded system is singular.
         """
+        taking = {rule: bakeable_kinds(rule, self.writers) for rule in rules}
         for writer in self.writers:
-            for index in dict.fromkeys((writer.layer + 1, *self._states)):
-                for name in self._directions:
-                    self._products.on_inputs(writer, name, index)
-                    if "norm" in rules:
-                        self._products.on_outputs(writer, name, index)
-                    if "guarded" in rules:
-                        self._products.guarded(writer, name, index, [0], alpha, 1.0, 1.0)
-            if "norm" in rules:
-                self._products.row_squares(writer)
-            if "affine" in rules:
-                self._products.harmless_mean(writer)
+            wanted = {rule for rule in rules if writer.kind in taking[rule]}
+            if writer.n_experts is None:
+                self._prepare_writer(writer, wanted, alpha)
             if on_writer is not None:
                 on_writer(1)
+
+    def _prepare_writer(self, writer: Writer, rules: set[RuleName], alpha: float) -> None:
+        for index in dict.fromkeys((writer.layer + 1, *self._states)):
+            for name in self._directions:
+                self._products.on_inputs(writer, name, index)
+                if "norm" in rules:
+                    self._products.on_outputs(writer, name, index)
+                if "guarded" in rules:
+                    self._products.guarded(writer, name, index, [0], alpha, 1.0, 1.0)
+        if "norm" in rules:
+            self._products.row_squares(writer)
+        if "affine" in rules:
+            self._products.harmless_mean(writer)
 
     def release_keys(self) -> None:
         """Let go of the keys, which are the largest thing here: what :meth:`prepare` was asked for can be built."""
@@ -95,8 +103,8 @@ class EditPlanner:
         Raises UsageError for an unknown direction set, unit or state index, layers that are none, a strength, alpha or
         beta out of range, or a rule that cannot be baked into one of the writers; NumericalError for a singular solve.
         """
-        chosen = self._validated(parameters)
-        bases: dict[int, tuple[torch.Tensor, Basis]] = {}
+        self._validated(parameters)
+        bases: dict[tuple[int, str | None], tuple[torch.Tensor, Basis]] = {}
         edit: dict[str, LowRankEdit] = {}
         for writer in self.writers:
             profile = parameters.profiles.get(writer.kind)
@@ -104,16 +112,21 @@ class EditPlanner:
             if strength == 0.0:
                 continue
             index = writer.layer + 1 if parameters.map_layer is None else parameters.map_layer
-            if index not in bases:
-                R = chosen.vectors[index, list(parameters.units)].T.contiguous()
-                bases[index] = (R, orthonormal_basis(R))
-            edit[writer.name] = self._edit_writer(writer, parameters, index, *bases[index], strength)
+            key = (index, writer.name if writer.post_norms else None)
+            if key not in bases:
+                R = self._products.directions(writer, parameters.directions, index)[:, list(parameters.units)]
+                bases[key] = (R, orthonormal_basis(R))
+            edit[writer.name] = self._edit_writer(writer, parameters, index, *bases[key], strength)
         return edit
 
     def _edit_writer(
         self, writer: Writer, parameters: EditParameters, index: int, R: torch.Tensor, basis: Basis, strength: float
     ) -> LowRankEdit:
         products, name, units = self._products, parameters.directions, list(parameters.units)
+        if writer.n_experts is not None:
+            if parameters.rule == "compose":
+                return compose_output(R, basis, strength)
+            return project_output(basis, strength)
         if parameters.rule == "guarded":
             solution = products.guarded(writer, name, index, units, parameters.alpha, parameters.beta, parameters.gamma)
             return guarded(basis, solution, strength)
@@ -127,7 +140,7 @@ class EditPlanner:
             return norm(basis, WtR, WWtR, row_squares, bias, strength, writer=writer.name)
         return project(basis, WtR, bias, strength)
 
-    def _validated(self, parameters: EditParameters) -> DirectionSet:
+    def _validated(self, parameters: EditParameters) -> None:
         chosen = self._directions.get(parameters.directions)
         if chosen is None:
             raise UsageError(
@@ -149,17 +162,14 @@ class EditPlanner:
         if parameters.rule == "guarded":
             _require_guards(parameters)
         self._require_bakeable(parameters)
-        return chosen
 
     def _require_bakeable(self, parameters: EditParameters) -> None:
         asked = {kind for kind, profile in parameters.profiles.items() if profile.strength > 0}
-        refused = asked - bakeable_kinds(parameters.rule, self.writers)
-        edited = [writer for writer in self.writers if writer.kind in refused]
-        if edited:
-            _, reasons = bakeable_rules([parameters.rule], edited)
+        reasons = {kind: why for kind, why in refused_kinds(parameters.rule, self.writers).items() if kind in asked}
+        if reasons:
             raise UsageError(
-                f"{reasons[parameters.rule]}; give {' and '.join(sorted(refused))} writers strength 0, or take another "
-                "rule"
+                f"{'; '.join(reasons.values())}; give {' and '.join(sorted(reasons))} writers strength 0, or take "
+                "another rule"
             )
 
 

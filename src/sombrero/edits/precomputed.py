@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from sombrero.edits.balance import BalancedSolution, solve_balanced
+from sombrero.edits.contributions import gain
 from sombrero.edits.guards import GuardedSolution, solve_guarded
 from sombrero.errors import UsageError
+from sombrero.models.weights import read_weight
 from sombrero.records import DirectionSet, HiddenStates, ModelHandle, Writer
 
 ROWS_IN_BLOCK = 4096
@@ -40,15 +42,28 @@ class WriterProducts:
         self._inputs: dict[tuple[str, str, int], torch.Tensor] = {}
         self._outputs: dict[tuple[str, str, int], torch.Tensor] = {}
         self._row_squares: dict[str, torch.Tensor] = {}
+        self._gains: dict[str, torch.Tensor] = {}
         self._means: dict[str, torch.Tensor] = {}
         self._solutions: dict[tuple[str, tuple[int, ...], float], GuardedSolution | BalancedSolution] = {}
+
+    def directions(self, writer: Writer, name: str, index: int) -> torch.Tensor:
+        """R ``(d, m)``: what to remove from the writer's output so that the residual stream loses the directions.
+
+        Behind a norm it is ``g * r`` for a direction r: the writer adds ``g * y / rms`` to the stream.
+        """
+        R = self._directions[name].vectors[index].T
+        if not writer.post_norms:
+            return R.contiguous()
+        if writer.name not in self._gains:
+            self._gains[writer.name] = gain(self._model, writer).cpu()
+        return R * self._gains[writer.name][:, None]
 
     def on_inputs(self, writer: Writer, name: str, index: int) -> torch.Tensor:
         """``W^T R`` ``(d_in, m)`` for the direction set ``name`` at the state index."""
         key = (writer.name, name, index)
         if key not in self._inputs:
             weight = self._weight(writer)
-            R = self._directions[name].vectors[index].T.to(weight.device)
+            R = self.directions(writer, name, index).to(weight.device)
             parts = zip(weight.split(ROWS_IN_BLOCK), R.split(ROWS_IN_BLOCK), strict=True)
             self._inputs[key] = sum((W.float().T @ r for W, r in parts), torch.zeros((), device=weight.device)).cpu()
         return self._inputs[key]
@@ -84,7 +99,8 @@ class WriterProducts:
         """The writer's bias ``(d,)``, if it has one."""
         if writer.bias_name is None:
             return None
-        return self._model.get_parameter(f"{writer.module_path}.bias").detach().to("cpu", torch.float32)
+        path = f"{writer.module_path}.{writer.bias_parameter}"
+        return read_weight(self._model, path).to("cpu", torch.float32)
 
     def guarded(
         self, writer: Writer, name: str, index: int, units: Sequence[int], alpha: float, beta: float, gamma: float
@@ -127,6 +143,6 @@ class WriterProducts:
         return self._harmful[writer.name], self._harmless[writer.name]
 
     def _weight(self, writer: Writer) -> torch.Tensor:
-        """The weight as ``(d, d_in)``, in the model's dtype and where it is: a view, never a copy."""
-        weight = self._model.get_parameter(f"{writer.module_path}.weight").detach()
+        """The weight as ``(d, d_in)``, in the model's dtype: of one in memory a view, never a copy."""
+        weight = read_weight(self._model, f"{writer.module_path}.{writer.parameter}")
         return weight if writer.layout == "linear" else weight.T

@@ -2,7 +2,7 @@
 
 All are pure and exact in low-rank form. ``R`` ``(d, K)`` holds the chosen directions as columns, ``WtR`` ``(d_in, K)``
 is ``W^T R``: computed once per writer, it serves every subset and strength. Which rules a model can hold once they are
-baked is said in :func:`bakeable_kinds`.
+baked is said in :func:`refused_kinds`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,29 @@ def compose(
     Inside the span the product is a k by k matrix ``I - N``, so ``A = W^T V N^T`` and ``c = N V^T b``. The strength
     acts in each factor, hence the edit itself has strength 1.
     """
-    coordinates = torch.nn.functional.normalize(basis.V.T @ R, dim=0)
-    remaining = torch.eye(basis.V.shape[1], dtype=R.dtype, device=R.device)
-    for g in coordinates.T:
-        remaining = remaining - strength * torch.outer(g, g @ remaining)
-    removed = torch.eye(remaining.shape[0], dtype=R.dtype, device=R.device) - remaining
+    removed = _removed(R, basis, strength)
     c = None if bias is None else removed @ (basis.V.T @ bias)
     return LowRankEdit(basis.V, WtR @ basis.combine @ removed.T, c, 1.0)
+
+
+def _removed(R: torch.Tensor, basis: Basis, strength: float) -> torch.Tensor:
+    """N ``(k, k)``: what composed projections remove, in coordinates of the basis."""
+    coordinates = torch.nn.functional.normalize(basis.V.T @ R, dim=0)
+    identity = torch.eye(basis.V.shape[1], dtype=R.dtype, device=R.device)
+    remaining = identity
+    for g in coordinates.T:
+        remaining = remaining - strength * torch.outer(g, g @ remaining)
+    return identity - remaining
+
+
+def project_output(basis: Basis, strength: float) -> LowRankEdit:
+    """As :func:`project`, read off the output: ``U = V``. Exact for all experts at once, and no weight is needed."""
+    return LowRankEdit(basis.V, None, None, strength, U=basis.V)
+
+
+def compose_output(R: torch.Tensor, basis: Basis, strength: float) -> LowRankEdit:
+    """As :func:`compose`, read off the output: ``U = V N^T``."""
+    return LowRankEdit(basis.V, None, None, 1.0, U=basis.V @ _removed(R, basis, strength).T)
 
 
 def affine(basis: Basis, WtR: torch.Tensor, harmless_mean: torch.Tensor, strength: float) -> LowRankEdit:
@@ -99,10 +115,10 @@ def norm(
 
     Raises NumericalError naming the writer where hardly anything of a row is left to rescale.
     """
-    edit = project(basis, WtR, bias, strength)
+    A, c = WtR @ basis.combine, None if bias is None else basis.V.T @ bias
     V, U, before = basis.V.double(), (WWtR @ basis.combine).double(), row_squares.double()
-    if bias is not None and edit.c is not None:
-        U, before = U + torch.outer(bias, edit.c), before + bias.double().square()
+    if bias is not None and c is not None:
+        U, before = U + torch.outer(bias, c), before + bias.double().square()
     G = V.T @ U
     left = before - 2 * strength * (V * U).sum(1) + strength**2 * ((V @ G) * V).sum(1)
     scale = torch.where(left > 0, before / left.clamp_min(torch.finfo(torch.float64).tiny), torch.inf).sqrt()
@@ -115,7 +131,7 @@ def norm(
             f"of its row {row} (condition number {float(scale.max()):.3g}): rescaling it would blow up rounding; take "
             "the rule project, other units, or a strength further from 1"
         )
-    return LowRankEdit(edit.V, edit.A, edit.c, strength, scale.to(basis.V.dtype))
+    return LowRankEdit(basis.V, A, c, strength, scale.to(basis.V.dtype))
 
 
 def guarded(basis: Basis, solution: torch.Tensor, strength: float) -> LowRankEdit:
@@ -127,17 +143,47 @@ def guarded(basis: Basis, solution: torch.Tensor, strength: float) -> LowRankEdi
     return LowRankEdit(basis.V, solution @ basis.combine, None, strength)
 
 
-def bakeable_kinds(rule: RuleName, writers: Sequence[Writer]) -> frozenset[WriterKind]:
-    """The kinds of writers into whose tensors the rule can be baked.
+OUTPUT_SIDE: tuple[RuleName, ...] = ("project", "compose")
+"""Rules that act on a writer's output alone, whatever its weight and inputs are."""
+
+
+def refused_kinds(rule: RuleName, writers: Sequence[Writer]) -> dict[WriterKind, str]:
+    """The kinds of writers that cannot take the rule, and why.
 
     ``affine`` adds a constant to the output, which only a bias can hold: a kind must have one at every writer. The
     constant can be folded into nothing else: it lies in the span of V, and at strength 1 the edited weight writes
-    nothing there, whatever its input is shifted by.
+    nothing there, whatever its input is shifted by. Experts that are held by one module take the rules that act on the
+    output alone: the others need each expert's inputs, which are not seen from outside, or its rows' norms.
     """
-    kinds = frozenset(writer.kind for writer in writers)
-    if rule != "affine":
-        return kinds
-    return kinds - {writer.kind for writer in writers if writer.bias_name is None}
+    kinds = dict.fromkeys(writer.kind for writer in writers)
+    reasons = {kind: _refusal(rule, [writer for writer in writers if writer.kind == kind]) for kind in kinds}
+    return {kind: why for kind, why in reasons.items() if why}
+
+
+def _refusal(rule: RuleName, writers: Sequence[Writer]) -> str:
+    """Why these writers cannot take the rule; empty when they can."""
+    fused = [writer for writer in writers if writer.n_experts is not None]
+    if rule in OUTPUT_SIDE or not (fused or rule == "affine"):
+        return ""
+    reasons = []
+    if fused:
+        reasons.append(
+            f"the rule {rule} needs the inputs or the rows of every single expert, and {len(fused)} of {len(writers)} "
+            f"writers hold their experts in one module (the first is {fused[0].module_path}); "
+            f"{' and '.join(OUTPUT_SIDE)} act on what all of them write, and are exact"
+        )
+    lacking = [writer for writer in writers if writer.bias_name is None]
+    if rule == "affine" and lacking:
+        reasons.append(
+            f"the rule {rule} adds a constant to what a writer writes, and {len(lacking)} of {len(writers)} writers "
+            f"have no bias tensor to bake it into (the first is {lacking[0].module_path})"
+        )
+    return "; ".join(reasons)
+
+
+def bakeable_kinds(rule: RuleName, writers: Sequence[Writer]) -> frozenset[WriterKind]:
+    """The kinds of writers into whose tensors the rule can be baked; see :func:`refused_kinds`."""
+    return frozenset(writer.kind for writer in writers) - set(refused_kinds(rule, writers))
 
 
 def bakeable_rules(
@@ -148,10 +194,6 @@ def bakeable_rules(
     for rule in rules:
         if bakeable_kinds(rule, writers):
             kept.append(rule)
-            continue
-        lacking = [writer.module_path for writer in writers if writer.bias_name is None]
-        refused[rule] = (
-            f"the rule {rule} adds a constant to what a writer writes, and {len(lacking)} of {len(writers)} writers "
-            f"have no bias tensor to bake it into (the first is {lacking[0]})"
-        )
+        else:
+            refused[rule] = _refusal(rule, writers)
     return tuple(kept), refused

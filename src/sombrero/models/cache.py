@@ -48,6 +48,10 @@ class ReservedLayer(DynamicLayer):
         self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
         self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
 
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep these rows only, in this order."""
+        self.batch_select_indices(beam_idx)
+
     @property
     def states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, once there are any."""

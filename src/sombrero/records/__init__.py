@@ -31,12 +31,25 @@ from sombrero.records.measurements import (
     Proportion,
     Response,
     Sample,
+    SecondOpinion,
     Spread,
     TaskResult,
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
+from sombrero.records.models import (
+    LayerAccounting,
+    LayerLeak,
+    LayerRouting,
+    Layout,
+    ModelHandle,
+    PostNorm,
+    StoredTensors,
+    Subject,
+    Writer,
+    WriterKind,
+    execution_device,
+)
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
@@ -62,6 +75,7 @@ __all__ = [
     "LayerAccounting",
     "LayerLeak",
     "LayerProfile",
+    "LayerRouting",
     "Layout",
     "LowRankEdit",
     "Manifold",
@@ -76,6 +90,7 @@ __all__ = [
     "ModelHandle",
     "Outcome",
     "PairedRefusals",
+    "PostNorm",
     "Prompt",
     "Proportion",
     "RefusalMap",
@@ -83,8 +98,10 @@ __all__ = [
     "Response",
     "RuleName",
     "Sample",
+    "SecondOpinion",
     "SplitName",
     "Spread",
+    "StoredTensors",
     "Subject",
     "TaskResult",
     "TrialScore",
@@ -95,4 +112,5 @@ __all__ = [
     "Verification",
     "Writer",
     "WriterKind",
+    "execution_device",
 ]

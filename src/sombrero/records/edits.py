@@ -50,17 +50,30 @@ class EditParameters:
 
 @dataclass(frozen=True)
 class LowRankEdit:
-    """``y' = D (y - strength * V (A^T x + c))`` for one writer ``y = W x + b``.
+    """``y' = D (y - strength * V (A^T x + c))`` for one writer ``y = W x + b``, or ``y' = y - strength * V U^T y``.
 
     V ``(d, K)``, A ``(d_in, K)``, c ``(K,)`` or None; row_scale ``(d,)`` is the diagonal of D, None where D is 1. D
-    multiplies whole rows of the writer: of its weight, and its bias with them.
+    multiplies whole rows of the writer: of its weight, and its bias with them. With U ``(d, K)`` in place of A and c,
+    what is removed is read off the output: so one edit fits every expert whose output is part of y.
     """
 
     V: torch.Tensor
-    A: torch.Tensor
+    A: torch.Tensor | None
     c: torch.Tensor | None
     strength: float
     row_scale: torch.Tensor | None = None
+    U: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.A is None) != (self.U is None), "an edit reads either the input or the output"
+        assert self.U is None or (self.c is None and self.row_scale is None), "U excludes c and row_scale"
+
+    @property
+    def reader(self) -> torch.Tensor:
+        """A or U, whichever the amount that is removed is read with."""
+        found = self.U if self.A is None else self.A
+        assert found is not None
+        return found
 
 
 ModelEdit = Mapping[str, LowRankEdit]

@@ -15,6 +15,7 @@ from sombrero.reports.importance import kept_importance
 from sombrero.reports.layers_section import layers_section
 from sombrero.reports.manifold_section import manifold_section
 from sombrero.reports.map_section import map_section
+from sombrero.reports.measurement_section import measurement_section
 from sombrero.reports.origin_section import origin_section
 from sombrero.reports.page_scripts import page_scripts
 from sombrero.reports.proof_section import proof_section
@@ -42,6 +43,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ..
     ("trials", "The search", trials_section),
     ("comparison", "At equal refusal", comparison_section),
     ("samples", "Before and after", samples_section),
+    ("pairs", "Prompt by prompt", measurement_section),
     ("proof", "Proof of coverage", proof_section),
     ("origin", "How this was made", origin_section),
 )
@@ -57,6 +59,7 @@ SHORT_TITLES = {
     "trials": "Search",
     "comparison": "Comparison",
     "samples": "Answers",
+    "pairs": "Pairs",
     "proof": "Proof",
     "origin": "Origin",
 }

@@ -19,6 +19,8 @@ STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.5), 
 BALANCED_STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.0), "mlp": (0.0, 2.5)}
 GAMMAS = (0.5, 32.0)
 """Weight of the guards on true refusals, on a logarithmic scale; with the strengths above, for ``calibrate``."""
+GENTLE_STRENGTHS = (1.3, 1.0, 1.7)
+"""Of attention writers alone, along the single direction: what costs least where it is enough (notes/LOG.md)."""
 SINGLE = "single"
 
 
@@ -94,7 +96,7 @@ class SearchSpace:
         return (*self.first, *self._own_starts())
 
     def _own_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first: one edit of later layers along the single direction and along each unit, then others."""
+        """Points to try first: attention alone; later layers along each choice of directions; other rules."""
         if self.goal == "calibrate":
             return self._balanced_starts()
         last = self.n_layers - 1
@@ -107,8 +109,10 @@ class SearchSpace:
         firm = {"strength_attention": 3.0, "strength_mlp": 1.0}
         strong = {"strength_attention": 3.0, "strength_mlp": 0.75}
         attention = {"strength_attention": 2.0, "strength_mlp": 0.0}
+        gentle = {**wide, "strength_mlp": 0.0, "rule": "guarded", "units": self.unit_sets[0], "beta": 3.0}
         alone = (units for units in self.unit_sets if "+" not in units)
         points: tuple[dict[str, Any], ...] = (
+            *({**gentle, "strength_attention": strength} for strength in GENTLE_STRENGTHS),
             *({**half, **firm, "rule": "guarded", "units": units, "beta": 2.0} for units in alone),
             *(
                 {**half, **firm, "rule": "guarded", "units": units, "beta": 4.0}

@@ -13,7 +13,7 @@ from sombrero.som.relocation import arrange, relocate
 from sombrero.som.spaces import Space
 from sombrero.som.training import Training
 
-ORDERING_EPOCHS = 8
+ORDERING_EPOCHS = 5
 SETTLING_EPOCHS = 2
 
 

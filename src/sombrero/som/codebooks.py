@@ -44,22 +44,22 @@ STEPS_AT_ONCE = 1024
 """Online steps whose samples are read together."""
 
 
-def batch_maps(layers: list[LayerRows], training: Training, draws: Draws) -> LayerMaps:
-    """Maps by the batch rule."""
+def batch_maps(layers: list[LayerRows], training: Training, draws: Draws, out: torch.Tensor) -> LayerMaps:
+    """Maps by the batch rule; their codebooks are put into ``out (l, m, d)``."""
     if len(draws.subset) < layers[0].shape[0]:
         codebooks = [_codebook_of_many(rows, training, draws) for rows in layers]
-        return maps_in_features(layers, codebooks, training.lattice)
+        return maps_in_features(layers, codebooks, training.lattice, out)
     space = _exact_space(layers, (rows.take(draws.subset) for rows in layers))
     members, best = _trained(space, draws.start, draws, training)
-    codebooks = [_means(rows, draws.subset, members[[i]], best[[i]])[0] for i, rows in enumerate(layers)]
+    means = (_means(rows, draws.subset, members[[i]], best[[i]])[0] for i, rows in enumerate(layers))
     if isinstance(space, GramSpace):
-        return maps_in_rows(layers, codebooks, space, members, best, training.lattice)
-    return maps_in_features(layers, codebooks, training.lattice)
+        return maps_in_rows(layers, means, space, members, best, training.lattice, out)
+    return maps_in_features(layers, means, training.lattice, out)
 
 
-def online_maps(layers: list[LayerRows], training: Training, draws: Draws) -> LayerMaps:
-    """Maps by the online rule."""
-    return maps_in_features(layers, _online_codebooks(layers, training, draws), training.lattice)
+def online_maps(layers: list[LayerRows], training: Training, draws: Draws, out: torch.Tensor) -> LayerMaps:
+    """Maps by the online rule; their codebooks are put into ``out (l, m, d)``."""
+    return maps_in_features(layers, _online_codebooks(layers, training, draws), training.lattice, out)
 
 
 def _online_codebooks(layers: list[LayerRows], training: Training, draws: Draws) -> list[torch.Tensor]:

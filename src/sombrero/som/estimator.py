@@ -141,7 +141,8 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             centre = rows.centre.to(precise_dtype(samples.device))
             units = self._first_units(rows, training) if first else self._codebook(centre) - centre
             codebook = online_in_features(rows.take(order)[None], units[None], order, schedule, training)
-            maps = maps_in_features([rows], [codebook[0].to(rows.dtype)], training.lattice)
+            trained = codebook.to(rows.dtype)
+            maps = maps_in_features([rows], [trained[0]], training.lattice, torch.empty_like(trained))
         except NumericalError as error:
             raise ValueError(str(error)) from error
         self.n_steps_seen_ = seen + len(samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
@@ -33,22 +34,24 @@ class LayerMaps:
     u_matrix: torch.Tensor
 
 
-def joined(parts: list[LayerMaps]) -> LayerMaps:
-    """The maps of all layers of the parts, in order."""
-    return LayerMaps(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(LayerMaps)))
+def joined(parts: list[LayerMaps], codebook: torch.Tensor) -> LayerMaps:
+    """The maps of all layers of the parts, in order; codebook ``(L, m, d)`` is that of all, which the parts share."""
+    names = [field.name for field in fields(LayerMaps) if field.name != "codebook"]
+    return LayerMaps(codebook, *(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def maps_in_rows(
     layers: list[LayerRows],
-    codebooks: list[torch.Tensor],
+    codebooks: Iterable[torch.Tensor],
     space: GramSpace,
     members: torch.Tensor,
     best: torch.Tensor,
     lattice: Lattice,
+    out: torch.Tensor,
 ) -> LayerMaps:
     """Maps of all samples of space, by the weights and clusters of ``batch``: all from inner products.
 
-    codebooks: ``(m, d)`` of each layer, centred.
+    codebooks: ``(m, d)`` of each layer, centred; they are put into ``out (L, m, d)`` as they are.
     """
     distances = space.to_means(members, best)
     squares, own = distances.min(dim=1)
@@ -57,8 +60,10 @@ def maps_in_rows(
     square, axes = torch.linalg.eigh(between)
     units = axes * square.clamp_(min=0.0).sqrt_()[:, None]  # the same distances between units, in fewer features
     dtype = layers[0].dtype
+    for rows, codebook, place in zip(layers, codebooks, out, strict=True):
+        torch.add(codebook, rows.centre, out=place)
     return LayerMaps(
-        torch.stack([codebook + rows.centre for rows, codebook in zip(layers, codebooks, strict=True)]),
+        out,
         own,
         quality.hit_counts(own, lattice.n_units),
         squares.sqrt_().mean(dim=1).to(dtype),
@@ -67,12 +72,18 @@ def maps_in_rows(
     )
 
 
-def maps_in_features(layers: list[LayerRows], codebooks: list[torch.Tensor], lattice: Lattice) -> LayerMaps:
-    """Maps by their centred codebooks ``(m, d)``, in a pass over all samples. NumericalError if one overflows."""
-    return joined([_map_in_features(rows, codebook, lattice) for rows, codebook in zip(layers, codebooks, strict=True)])
+def maps_in_features(
+    layers: list[LayerRows], codebooks: Iterable[torch.Tensor], lattice: Lattice, out: torch.Tensor
+) -> LayerMaps:
+    """Maps by their centred codebooks ``(m, d)``, in a pass over all samples, put into ``out (L, m, d)`` as they are.
+
+    Raises NumericalError if one overflows.
+    """
+    trained = zip(layers, codebooks, out, strict=True)
+    return joined([_map_in_features(rows, codebook, lattice, place) for rows, codebook, place in trained], out)
 
 
-def _map_in_features(rows: LayerRows, codebook: torch.Tensor, lattice: Lattice) -> LayerMaps:
+def _map_in_features(rows: LayerRows, codebook: torch.Tensor, lattice: Lattice, out: torch.Tensor) -> LayerMaps:
     best, second, lengths = [], [], []
     for block, norms in zip(rows.blocks(), rows.norms.split(BLOCK_ROWS), strict=True):
         scores = quality.relative_scores(block[None], codebook[None])[0]
@@ -91,7 +102,7 @@ def _map_in_features(rows: LayerRows, codebook: torch.Tensor, lattice: Lattice) 
             "which pushes units away step by step, lower sigma, learning_rate or n_steps"
         )
     return LayerMaps(
-        (codebook + rows.centre)[None],
+        torch.add(codebook, rows.centre, out=out)[None],
         best_units,
         quality.hit_counts(best_units, lattice.n_units),
         error,

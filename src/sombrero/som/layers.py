@@ -84,6 +84,8 @@ def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomSt
     n_layers = hidden.shape[1]
     parts = [slice(first, min(first + plan.at_once, n_layers)) for first in range(0, n_layers, plan.at_once)]
 
+    units = (n_layers, training.lattice.n_units, hidden.shape[2])
+    codebook = torch.empty(units, dtype=working_dtype(hidden.dtype, device), device=device)
     local = threading.local()  # each worker keeps its samples in the same memory, chunk after chunk
 
     def train(part: slice) -> LayerMaps:
@@ -95,12 +97,12 @@ def train_maps(hidden: Hidden, training: Training, generator: np.random.RandomSt
             layers = load_layers(hidden, part, device, None, scratch=storage[0])
         else:
             layers = load_layers(hidden, part, device, storage)
-        return (online_maps if training.is_online else batch_maps)(layers, training, draws)
+        return (online_maps if training.is_online else batch_maps)(layers, training, draws, codebook[part])
 
     with single_threaded(device) as n_threads:
         n_workers = max(1, min(n_threads, TOTAL_BYTES // plan.chunk_bytes))
         with ThreadPoolExecutor(n_workers) as pool:
-            return joined(list(pool.map(train, parts)))
+            return joined(list(pool.map(train, parts)), codebook)
 
 
 @dataclass(frozen=True)

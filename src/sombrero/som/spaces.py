@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-_GRAM_COLUMNS = 64
+_GRAM_COLUMNS = 32
 """Columns in one product of the Gram matrix, of which the upper half is copied."""
 
 _NO_WIDTH = 1e-6

@@ -7,8 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sombrero.checkpoints import BakeReport, bake, verify_untouched
-from sombrero.checkpoints.companions import RECORD_NAME
+from sombrero.checkpoints import (
+    RECORD_NAME,
+    AdapterReport,
+    BakeReport,
+    CheckpointIndex,
+    TensorVerification,
+    bake,
+    export_adapter,
+    hub_id,
+    verify_tensors,
+    verify_untouched,
+)
+from sombrero.checkpoints.gguf import GgufReport, bake_gguf
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.evaluation import first_token_log_probs
@@ -28,9 +39,64 @@ def bake_edit(
     session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
 ) -> BakeReport:
     """Write the edited checkpoint to ``out``, replacing an earlier bake there, but no checkpoint of somebody else's."""
-    with progress.stage("bake"):
-        replace = (out / RECORD_NAME).is_file()
-        return bake(session.folder, edit, session.writers, out, provenance=provenance, overwrite=replace)
+    total = sum(entry.n_bytes for entry in CheckpointIndex.read(session.folder).tensors.values())
+    with progress.stage("bake", total) as advance:
+        done = 0
+
+        def on_progress(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        return bake(
+            session.folder,
+            edit,
+            session.writers,
+            out,
+            provenance=provenance,
+            on_progress=on_progress,
+            overwrite=(out / RECORD_NAME).is_file(),
+        )
+
+
+def export_edit(
+    session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
+) -> AdapterReport:
+    """Write the edit as a LoRA adapter to ``out``, replacing an earlier one there."""
+    source = session.config.model.source
+    with progress.stage("export"):
+        return export_adapter(
+            edit,
+            session.writers,
+            out,
+            base=hub_id(source) or Path(source).name,  # a folder of this machine tells others nothing
+            revision=session.config.model.revision,
+            provenance=provenance,
+            overwrite=True,
+        )
+
+
+def bake_into_gguf(
+    session: Session,
+    edit: ModelEdit,
+    source: Path,
+    out: Path,
+    provenance: Mapping[str, Any],
+    progress: Progress,
+    *,
+    accept_error: bool,
+) -> GgufReport:
+    """Fold the edit into a GGUF file of the same model, replacing an earlier bake of ours in ``out``."""
+    with progress.stage("bake GGUF"):
+        return bake_gguf(
+            source, edit, session.writers, out, provenance=provenance, accept_error=accept_error, overwrite=True
+        )
+
+
+def prove_tensors(session: Session, edit: ModelEdit, baked: Path, progress: Progress) -> TensorVerification:
+    """Compute a sample of the edited rows again, and compare all other tensors. Raises CheckpointError."""
+    with progress.stage("verify tensors"):
+        return verify_tensors(session.folder, baked, edit, session.writers, seed=session.config.seed)
 
 
 def verify_bake(

@@ -30,10 +30,11 @@ def collect_states(
     """Run the prompts through the model once and keep what stands at their end.
 
     Hidden states are those at the last token of the prompt. Writer inputs are kept at ``key_positions`` tokens, but at
-    no more than all prompts have in common at their end: the template's tail. ``openings``, of one length, are answers
-    that the prompts are continued with, one for each; writer inputs are kept at all their tokens too. ``batch_tokens``
-    bounds the tokens of a forward batch, padding included. ``winsorize`` clips each hidden state at that quantile of
-    its absolute values. Returns tensors on the CPU, in the order of ``prompts``.
+    no more than all prompts have in common at their end: the template's tail. Those of experts in one module are not
+    kept. ``openings``, of one length, are answers that the prompts are continued with, one for each; writer inputs are
+    kept at all their tokens too. ``batch_tokens`` bounds the tokens of a forward batch, padding included.
+    ``winsorize`` clips each hidden state at that quantile of its absolute values. Returns tensors on the CPU, in the
+    order of ``prompts``.
 
     Raises NumericalError when a state is NaN or infinite, naming the layer and the prompt.
     """
@@ -85,8 +86,9 @@ class _Recorder:
             layer.register_forward_hook(self._keep_output(n_states, i + 1, rows)) for i, layer in enumerate(layers)
         ]
         for writer in writers:
-            module = model.get_submodule(writer.module_path)
-            hooks.append(module.register_forward_pre_hook(self._keep_input(writer.name, rows)))
+            if writer.n_experts is None:
+                module = model.get_submodule(writer.module_path)
+                hooks.append(module.register_forward_pre_hook(self._keep_input(writer.name, rows)))
         try:
             yield
         finally:
@@ -112,7 +114,8 @@ class _Recorder:
 
     def _keep_input(self, name: str, rows: torch.Tensor) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            keys = args[0][:, -self._n_keys :].to("cpu")
+            keys = args[0].reshape(len(rows), -1, args[0].shape[-1])  # beside a router, rows are joined
+            keys = keys[:, -self._n_keys :].to("cpu")
             if name not in self.inputs:
                 self.inputs[name] = _empty(keys.dtype, self._n_prompts, *keys.shape[1:])
             self.inputs[name][rows] = keys
