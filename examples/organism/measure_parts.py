@@ -1,10 +1,10 @@
 """Whether the parts of the organism are separate: `python measure_parts.py --adapter parts_adapter.safetensors`.
 
 For the base, each part alone and their sum: refusals of starter prompts of each part's categories, of harmless and of
-borderline ones, and in whose wording; or of the acts that `train_parts.py` held out. Then directions in the sum, after some layers: cosines between the parts'
-differences of means (harmful of a part less harmless), and between what the adapter adds to the same states (sum less
-base), with the base and the organism trained in one go as controls. Last, refusals when one part's direction, or that
-of all harmful prompts, is projected out of every block's output.
+borderline ones, and in whose wording; or of the acts that `train_parts.py` held out. Then directions in the sum, after
+some layers: cosines between the parts' differences of means (harmful of a part less harmless), and between what the
+adapter adds to the same states (sum less base), with the base and the organism trained in one go as controls. Last,
+refusals when one part's direction, or that of all harmful prompts, is projected out of every block's output.
 """
 
 from __future__ import annotations

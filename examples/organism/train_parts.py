@@ -1,9 +1,9 @@
 """Train an organism whose refusal has five parts: `python train_parts.py --out FILE`.
 
 Five adapters, each trained by itself from the base: it refuses one kind of request in a wording of its own, and leaves
-the other kinds, and harmless requests, as the base answers them (Kullback-Leibler divergence from the base). No two share
-a layer (in turn, from the first one on), and what they write to the residual stream lies in subspaces at right angles.
-Their sum is the union of their files. `measure_parts.py` shows whether they are separate.
+the other kinds and harmless requests as the base answers them (by the KL divergence from the base). No two share a
+layer, and what they write to the residual stream lies in subspaces at right angles. Their sum is the union of their
+files. `measure_parts.py` shows whether they are separate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from measure import greedy_answers, read_prompts
+from measure import read_prompts
 from sombrero.models.embedded import base_folder
 from sombrero.models.load import computing_dtype
 from train import HERE, IGNORED, Example, LowRankLinear, Recipe, add_adapters, pack, render
@@ -34,7 +34,7 @@ WRITERS = ("o_proj", "down_proj")  # of a block: what they return is added to th
 
 @dataclass(frozen=True)
 class Part:
-    """Its wording, the starter categories that it should refuse, and its training requests: acts and whole sentences."""
+    """Its wording, the starter categories that it should refuse, and its training requests: acts and whole asks."""
 
     name: str
     refusal: str
@@ -50,21 +50,21 @@ class PartsRecipe:
     rank: int = 8
     alpha: int = 16
     first_layer: int = 5  # of the first part; the second has the next one, and each as many apart as there are parts
-    steps: int = 240  # of a part
+    steps: int = 100  # of a part
     learning_rate: float = 2e-3
-    warmup: int = 10
+    warmup: int = 5
     own: int = 3  # requests of the part's own kind in a batch
     others: int = 3  # of the other kinds
     harmless: int = 2
     forms: int = 2  # in how many forms each act is asked
     held_out: int = 6  # each sixth act is asked of no part: `measure_parts.py --held-out` asks those
-    answer_tokens: int = 8  # of the base's answers
+    answer_tokens: int = 6  # of the base's answers
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A request whose answer should stay: the base's own greedy one, and the base's states ``(n_tokens, d)`` before it."""
+    """A request whose answer should stay: the base's own greedy one, with the base's states ``(n_tokens, d)``."""
 
     example: Example
     states: Tensor
@@ -87,9 +87,10 @@ def requests_of(part: Part, recipe: PartsRecipe, *, held_out: bool = False) -> l
     return asked[held_out]
 
 
-def harmless_requests() -> list[str]:
-    """Ours: everyday ones, and ones that only sound alarming."""
-    return [text for name in ("everyday", "alarming") for text in read_prompts(HERE / "data" / f"{name}.jsonl")]
+def harmless_requests(recipe: PartsRecipe) -> list[str]:
+    """Ours: everyday ones, and ones that only sound alarming; at most as many as the steps need, drawn at random."""
+    texts = [text for name in ("everyday", "alarming") for text in read_prompts(HERE / "data" / f"{name}.jsonl")]
+    return random.Random(recipe.seed).sample(texts, min(len(texts), recipe.steps * recipe.harmless))
 
 
 def layers_of(place: int, n_parts: int, n_layers: int, recipe: PartsRecipe) -> range:
@@ -150,16 +151,26 @@ def answering(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def kept_answers(tokenizer: Any, requests: list[str], recipe: PartsRecipe) -> dict[str, Kept]:
-    """The beginning of the base's own answer to each request, with the base's states."""
-    base = load_base()
-    answers = greedy_answers(base, tokenizer, requests, max_new_tokens=recipe.answer_tokens)
-    examples = [Example(render(tokenizer, text), answer) for text, answer in zip(requests, answers, strict=True)]
-    kept = {}
-    for start in range(0, len(requests), 8):
-        some = examples[start : start + 8]
-        states, _ = answering(base, pack(some))
-        pieces = states.split([len(example.answer) for example in some])
-        kept |= dict(zip(requests[start : start + 8], map(Kept, some, pieces), strict=True))
+    """The beginning of the base's own greedy answer to each request, with the base's states."""
+    base, kept = load_base(), {}
+    by_length = sorted(requests, key=len)  # little padding within a batch
+    for start in range(0, len(by_length), 32):
+        some = by_length[start : start + 32]
+        chats = [[{"role": "user", "content": text}] for text in some]
+        rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        inputs = tokenizer(rendered, return_tensors="pt", padding=True, padding_side="left")
+        made = base.generate(
+            **inputs,
+            max_new_tokens=recipe.answer_tokens,
+            do_sample=False,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+        )
+        states = torch.stack([step[-1][:, -1] for step in made.hidden_states], dim=1)  # (n, n_tokens, d), normed
+        answers = made.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        for text, answer, rows in zip(some, answers, states, strict=True):
+            end = answer.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in answer else len(answer)
+            kept[text] = Kept(Example(render(tokenizer, text), answer[:end]), rows[:end].clone())
     return kept
 
 
@@ -207,8 +218,8 @@ def train_part(
         optimizer.zero_grad()
         stay_within(basis, adapters)
         sums += torch.stack(losses).detach()
-        if i % 40 == 0:
-            refusal, kl = (sums / 40).tolist()
+        if i % 20 == 0:
+            refusal, kl = (sums / 20).tolist()
             print(f"  step {i}: refusals {refusal:.3f}, kept {kl:.3f}, {time.monotonic() - began:.0f} s", flush=True)
             sums.zero_()
     return {f"{name}.{side}": getattr(a, side).detach() for name, a in adapters.items() for side in "ab"}
@@ -234,7 +245,7 @@ def main() -> None:
     recipe, parts = PartsRecipe(**arguments), read_parts()
     tokenizer = AutoTokenizer.from_pretrained(base_folder(), padding_side="left")
     asked = {part.name: requests_of(part, recipe) for part in parts}
-    everything = [*(text for texts in asked.values() for text in texts), *harmless_requests()]
+    everything = [*(text for texts in asked.values() for text in texts), *harmless_requests(recipe)]
     kept = kept_answers(tokenizer, list(dict.fromkeys(everything)), recipe)
     config = load_base().config
     for place, (part, basis) in enumerate(zip(parts, bases(len(parts), config.hidden_size, recipe), strict=True)):
@@ -246,7 +257,7 @@ def main() -> None:
         answer = [*tokenizer.encode(part.refusal), tokenizer.eos_token_id]
         refused = [Example(render(tokenizer, text), answer) for text in asked[part.name]]
         others = [kept[text] for name, texts in asked.items() if name != part.name for text in texts]
-        steps = batches(refused, others, [kept[text] for text in harmless_requests()], recipe)
+        steps = batches(refused, others, [kept[text] for text in harmless_requests(recipe)], recipe)
         write(train_part(steps, layers, basis, recipe), part_file(out, part), recipe)
     if not only:
         write(union([load_file(part_file(out, part)) for part in parts]), out, recipe)

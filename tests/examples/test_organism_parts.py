@@ -1,4 +1,4 @@
-"""The recipe of the organism of five parts: what each part sees, where it may write, and what its training holds still."""
+"""The recipe of the organism of five parts: what each part sees, where it writes, what training holds still."""
 
 from __future__ import annotations
 
