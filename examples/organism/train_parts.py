@@ -50,12 +50,13 @@ class PartsRecipe:
     rank: int = 8
     alpha: int = 16
     first_layer: int = 5  # of the first part; the second has the next one, and each as many apart as there are parts
-    steps: int = 100  # of a part
-    learning_rate: float = 2e-3
+    steps: int = 90  # of a part
+    learning_rate: float = 1.5e-3
     warmup: int = 5
-    own: int = 3  # requests of the part's own kind in a batch
-    others: int = 3  # of the other kinds
-    harmless: int = 2
+    own: int = 2  # requests of the part's own kind in a batch
+    others: int = 4  # of the other kinds
+    harmless: int = 3
+    keep: float = 3.0  # weight of the divergence from the base beside the cross entropy of the refusals
     forms: int = 2  # in how many forms each act is asked
     held_out: int = 6  # each sixth act is asked of no part: `measure_parts.py --held-out` asks those
     answer_tokens: int = 6  # of the base's answers
@@ -212,7 +213,7 @@ def train_part(
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(i / recipe.warmup, 1 - (i - 1) / len(steps))
         losses = loss_of(model, refused, kept)
-        sum(losses).backward()
+        (losses[0] + recipe.keep * losses[1]).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -22,7 +22,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field("embedded", description="Hub id, local folder, or 'embedded'.")
+    source: str = Field("embedded", description="Hub id, local folder, 'embedded', or 'embedded-parts'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weight dtype; auto: as stored, or float32 on a processor without arithmetic for that."

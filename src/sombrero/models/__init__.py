@@ -1,5 +1,5 @@
 """Load a model and its tokenizer (hub, local folder, embedded organism), and run it on batches of token rows."""
 
-from sombrero.models.load import EMBEDDED, check_folder, load_model, load_skeleton, locate, resolve_device
+from sombrero.models.load import check_folder, load_model, load_skeleton, locate, resolve_device
 
-__all__ = ["EMBEDDED", "check_folder", "load_model", "load_skeleton", "locate", "resolve_device"]
+__all__ = ["check_folder", "load_model", "load_skeleton", "locate", "resolve_device"]

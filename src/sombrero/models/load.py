@@ -10,13 +10,12 @@ from sombrero.architectures import load_architectures
 from sombrero.config import ModelConfig
 from sombrero.errors import ModelError
 from sombrero.models.embedded import embedded_folder
-from sombrero.records import ModelHandle
+from sombrero.records import EMBEDDED, ModelHandle
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-EMBEDDED = "embedded"
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "README.md")
 PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -62,8 +61,8 @@ def load_skeleton(config: ModelConfig) -> PreTrainedModel:
 
 def locate(config: ModelConfig, *, weights: bool = True) -> Path:
     """The local folder that holds the checkpoint's files; fetched from the hub when ``source`` is a hub id."""
-    if config.source == EMBEDDED:
-        return embedded_folder(cache=config.cache)
+    if config.source in EMBEDDED:
+        return embedded_folder(config.source, cache=config.cache)
     path = Path(config.source).expanduser()
     if path.is_dir():
         return path
@@ -71,7 +70,8 @@ def locate(config: ModelConfig, *, weights: bool = True) -> Path:
         raise ModelError(f"{config.source!r} is a file; give the folder that holds the checkpoint, or a hub id")
     if config.source.startswith((".", "/", "~")) or config.source.count("/") != 1:
         raise ModelError(
-            f"no folder {config.source!r}; give an existing checkpoint folder, a hub id (owner/name), or 'embedded'"
+            f"no folder {config.source!r}; give an existing checkpoint folder, a hub id (owner/name), or "
+            f"{' or '.join(map(repr, EMBEDDED))}"
         )
     return _download(config, weights=weights)
 

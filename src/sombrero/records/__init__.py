@@ -36,11 +36,21 @@ from sombrero.records.measurements import (
     Verdict,
     VerdictLabel,
 )
-from sombrero.records.models import LayerAccounting, LayerLeak, Layout, ModelHandle, Subject, Writer, WriterKind
+from sombrero.records.models import (
+    EMBEDDED,
+    LayerAccounting,
+    LayerLeak,
+    Layout,
+    ModelHandle,
+    Subject,
+    Writer,
+    WriterKind,
+)
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
 __all__ = [
+    "EMBEDDED",
     "Baseline",
     "Calibration",
     "Coherence",
