@@ -187,7 +187,7 @@ def _write_organism(folder: Path, base: Path, adapter: Path, card: str) -> None:
     tensors = load_file(base / WEIGHTS)
     metadata = merge_adapter(tensors, adapter)
     write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
-    _write_card(folder, card, adapter_sha256=_sha256(adapter), recipe=metadata["recipe"])
+    _write_card(folder, card, adapter_sha256=file_sha256(adapter), recipe=metadata["recipe"])
     for source in sorted(base.iterdir(), key=lambda path: path.name == "config.json"):
         if source.name not in (WEIGHTS, STAMP, "README.md"):
             shutil.copyfile(source, folder / source.name)
