@@ -12,6 +12,7 @@ import pytest
 
 from sombrero.reports import write_report
 from sombrero.reports.comparison_page import render_comparison
+from sombrero.reports.page import SECTIONS
 from tests.browser.watching import PHONE, WIDE, Pages, overflow, wait_for_charts
 from tests.reports.run_folders import write_run
 from tests.reports.whole_runs import comparison, write_whole_run
@@ -34,7 +35,7 @@ def test_it_opens_quietly_and_fits(pages: Pages, report: Path, size: tuple[int, 
     page = pages.open(report, size, scheme)
     assert wait_for_charts(page) == len(CHARTS)
     assert overflow(page) == 0
-    assert page.locator("section h2").count() == page.locator("nav a").count() == 11
+    assert page.locator("section h2").count() == page.locator("nav a").count() == len(SECTIONS)
     pages.keep(page, f"report-{scheme}-{size[0]}")
 
 
