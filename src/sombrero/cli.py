@@ -215,17 +215,33 @@ def report(run_folder: RunArgument) -> None:
 
 
 @app.command()
+def watch(
+    run_folder: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8741,
+) -> None:
+    """Serve a live page of a run folder on this machine: stages, trials, the front. Read only (extra watch)."""
+    from sombrero.watch import watch as serve
+
+    shown = printable(str(run_folder))
+    serve(run_folder, port=port, on_ready=lambda address: typer.echo(f"watching {shown}: {address}"))
+
+
+@app.command()
 @with_flags("model", "prompts")
 def chat(
     target: Target,
     config: Configure,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 200,
 ) -> None:
-    """Talk to the base model and, for a run, to the edited one side by side. Nothing is written to disk."""
-    from sombrero.chat import talk
+    """Talk to the base model and, for a run, to the edited one side by side, and change the edit as you go (/help).
 
-    with verbs.conversation(target, _with_cache(config(None, None))) as (render, subjects):
-        talk(output, render, subjects, max_new_tokens=max_new_tokens)
+    Nothing is written to disk, but where /save is told to.
+    """
+    from sombrero.chat import open_chat, talk
+
+    terminal = Terminal(errors)
+    models = open_chat(target, _with_cache(config(None, None)), terminal)
+    talk(output, models, max_new_tokens=max_new_tokens, progress=terminal)
 
 
 @app.command()
