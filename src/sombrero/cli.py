@@ -73,7 +73,8 @@ def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False
     `sombrero run embedded` works offline; `sombrero run Qwen/Qwen3-4B-Instruct-2507` maps a model of the hub.
     """
     settings, folder = _resolve(target, config, out)
-    summary = verbs.run(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings))
+    terminal = Terminal(errors, settings.search)
+    summary = verbs.run(settings, folder, fresh=fresh, progress=terminal, judge_key=_judge_key(settings))
     _show(summary, as_json, print_summary)
 
 
@@ -95,7 +96,13 @@ def search(target: Target, config: Configure, out: Out = None, fresh: Fresh = Fa
     """Map, then search for edits, and print the front of refusals and divergence."""
     settings, folder = _resolve(target, config, out)
     _show(
-        verbs.search(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings)),
+        verbs.search(
+            settings,
+            folder,
+            fresh=fresh,
+            progress=Terminal(errors, settings.search),
+            judge_key=_judge_key(settings),
+        ),
         as_json,
         print_mapping,
     )
@@ -232,6 +239,8 @@ def chat(
     target: Target,
     config: Configure,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 200,
+    web: Annotated[bool, typer.Option("--web", help="In a browser, from 127.0.0.1 (extra gradio).")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --web; 0 takes a free one.")] = 0,
 ) -> None:
     """Talk to the base model and, for a run, to the edited one side by side, and change the edit as you go (/help).
 
@@ -241,7 +250,12 @@ def chat(
 
     terminal = Terminal(errors)
     models = open_chat(target, _with_cache(config(None, None)), terminal)
-    talk(output, models, max_new_tokens=max_new_tokens, progress=terminal)
+    if web:
+        from sombrero.chat.web import serve
+
+        serve(models, max_new_tokens=max_new_tokens, port=port, on_ready=lambda address: typer.echo(f"chat: {address}"))
+    else:
+        talk(output, models, max_new_tokens=max_new_tokens, progress=terminal)
 
 
 @app.command()

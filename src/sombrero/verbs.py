@@ -273,9 +273,11 @@ def _pipeline(
             f"{', '.join(config.evaluation.detectors)}; give one, and compare detectors with 'sombrero measure'"
         )
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
+        shown = Noted(progress or Silent(), folder.path)
+        shown.say(f"{config.model.source} in {folder.path}; a live page of it: sombrero watch {folder.path}")
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 
-        yield Pipeline(config, folder, Noted(progress or Silent(), folder.path), judge_key=judge_key)
+        yield Pipeline(config, folder, shown, judge_key=judge_key)
 
 
 def _with_source(config: RunConfig, source: str) -> RunConfig:

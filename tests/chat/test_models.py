@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from sombrero import verbs
 from sombrero.chat import ChatModels, obey, open_chat
 from sombrero.chat.setting import Setting
+from sombrero.chat.web import make_page
 from sombrero.config import RunConfig
 from sombrero.errors import RunError, UsageError
 from sombrero.evaluation import first_token_log_probs, generate, stream
@@ -140,3 +142,9 @@ def test_a_run_without_an_edit_says_what_to_do(tmp_path: Path, tiny: Tiny) -> No
     (tmp_path / "run.json").write_bytes((tiny.run / "run.json").read_bytes())
     with pytest.raises(RunError, match="has no edit yet; finish it first"):
         open_chat(str(tmp_path), RunConfig())
+
+
+def test_without_gradio_the_web_chat_says_what_to_install(models: ChatModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UsageError, match=r"pip install 'sombrero\[gradio\]'"):
+        make_page(models, max_new_tokens=4)

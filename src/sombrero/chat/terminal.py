@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -15,17 +15,15 @@ from rich.text import Text
 
 from sombrero.chat.commands import describe, obey
 from sombrero.chat.models import ChatModels
+from sombrero.chat.turns import Histories, take_turns, visible
 from sombrero.errors import SombreroError, UsageError
 from sombrero.progress import Progress
-from sombrero.safe_text import printable
 
 INTRODUCTION = "Type a message. /help lists the commands, /quit (or Ctrl-D) ends."
 NARROW = 72
 """Columns below which two answers do not stand side by side."""
 FRAME = 5
 """Lines of a panel's frame, the prompt and a margin: what a growing answer leaves free of the terminal."""
-
-Histories = dict[str, list[dict[str, str]]]
 
 
 def talk(console: Console, models: ChatModels, *, max_new_tokens: int, progress: Progress | None = None) -> None:
@@ -49,41 +47,21 @@ def talk(console: Console, models: ChatModels, *, max_new_tokens: int, progress:
             console.print(f"[bold red]error:[/] {escape(visible(str(error)))}", highlight=False, soft_wrap=True)
 
 
-def visible(text: str) -> str:
-    """Text that a model cannot steer the terminal with: line breaks and tabs stay, other control characters do not."""
-    return printable(text.expandtabs(4))
-
-
 def _exchange(console: Console, models: ChatModels, histories: Histories, message: str, max_new_tokens: int) -> None:
     """Put the message to every model, and show the answers while they grow. Ctrl-C ends them early."""
-    asked = {name: [*histories.get(name, []), {"role": "user", "content": message}] for name in models.names}
-    streams = {name: models.answer(name, asked[name], max_new_tokens=max_new_tokens) for name in asked}
-    answers = dict.fromkeys(asked, "")
-    if console.is_terminal:
-        with Live(console=console, transient=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
-            for _ in _take_turns(streams, answers):
-                live.update(_side_by_side(console, answers, console.height - FRAME), refresh=True)
-        console.print(_side_by_side(console, answers, None))
-    else:
-        for _ in _take_turns(streams, answers):
+    answers: dict[str, str] = {}
+    turns = take_turns(models, histories, message, max_new_tokens)
+    if not console.is_terminal:
+        for answers in turns:
             pass
         for name, answer in answers.items():
             console.print(Text(f"{name}: {visible(answer)}"), soft_wrap=True)
-    for name, answer in answers.items():
-        histories[name] = [*asked[name], {"role": "assistant", "content": answer}]
-
-
-def _take_turns(streams: dict[str, Iterator[str]], answers: dict[str, str]) -> Iterator[None]:
-    """One token of each model, round after round; ``answers`` holds what there is so far."""
-    open_streams = dict(streams)
-    while open_streams:
-        for name in list(open_streams):
-            text = next(open_streams[name], None)
-            if text is None:
-                del open_streams[name]
-            else:
-                answers[name] = text
-        yield
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live, suppress(KeyboardInterrupt), closing(turns):
+        for answers in turns:
+            live.update(_side_by_side(console, answers, console.height - FRAME), refresh=True)
+    if answers:
+        console.print(_side_by_side(console, answers, None))
 
 
 def _side_by_side(console: Console, answers: dict[str, str], height: int | None) -> RenderableType:
