@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -14,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from sombrero.chat import open_chat
 from sombrero.config import RunConfig
 from sombrero.stages.trials import TRIALS, read_trials, write_trials
-from tests.browser.watching import PHONE, WIDE, Pages, overflow
+from tests.browser.watching import MOST_WAITS, PHONE, WIDE, Pages, overflow
 from tests.commands import Tiny, finished_run
 from tests.watch.conftest import Server
 
@@ -40,7 +41,7 @@ def server(run: Path) -> Iterator[Server]:
 
 @pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (PHONE, "dark")])
 def test_the_live_page_grows_with_the_run(
-    pages: Pages, server: Server, run: Path, size: tuple[int, int], scheme: str
+    server: Server, pages: Pages, run: Path, size: tuple[int, int], scheme: str
 ) -> None:
     page = pages.visit(f"{server.address}/", size, scheme)
     scores = read_trials(run / TRIALS)
@@ -59,7 +60,7 @@ def test_the_live_page_grows_with_the_run(
     pages.keep(page, f"watch-{scheme}")
 
 
-def test_a_hostile_run_folder_stays_text(pages: Pages, run: Path, server: Server) -> None:
+def test_a_hostile_run_folder_stays_text(server: Server, pages: Pages, run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
     facts["config"]["model"]["source"] = HOSTILE
     facts["stages"][HOSTILE] = {"hash": "x", "seconds": 1.0, "finished": "2026"}
@@ -68,6 +69,14 @@ def test_a_hostile_run_folder_stays_text(pages: Pages, run: Path, server: Server
     page.locator("#stages tr").first.wait_for(timeout=60_000)
     assert HOSTILE in page.locator("#model").inner_text() and HOSTILE in page.locator("#stages").inner_text()
     assert page.locator("body script, img").count() == 0
+
+
+def wait_for_status(page: Any, expected: str) -> None:
+    for _ in range(MOST_WAITS):
+        if expected in page.locator("#status textarea").input_value():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"no {expected!r} in {page.locator('#status textarea').input_value()!r}")
 
 
 def test_the_chat_answers_beside_each_other_and_obeys(chromium: object, pages: Pages, tiny: Tiny) -> None:
@@ -81,16 +90,14 @@ def test_the_chat_answers_beside_each_other_and_obeys(chromium: object, pages: P
         line.fill(HOSTILE)
         line.press("Enter")
         for name in ("base", "edited"):
-            page.locator(f"#{name} .bot").first.wait_for(timeout=60_000)
-            assert HOSTILE in page.locator(f"#{name} .user").first.inner_text()
+            page.locator(f"#{name} [data-testid=bot]").first.wait_for(timeout=60_000)
+            assert HOSTILE in page.locator(f"#{name} [data-testid=user]").first.inner_text()  # text, and no image
         line.fill("/strength 0")
         line.press("Enter")
-        page.wait_for_timeout(3000)
-        assert "strength ×0" in page.locator("#status textarea").input_value()
+        wait_for_status(page, "strength ×0")
         line.fill("/save somewhere")
         line.press("Enter")
-        page.wait_for_timeout(2000)
-        assert "for the terminal" in page.locator("#status textarea").input_value()
+        wait_for_status(page, "for the terminal")
         pages.keep(page, "chat-web")
     finally:
         served.close()

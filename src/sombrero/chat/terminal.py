@@ -52,8 +52,7 @@ def _exchange(console: Console, models: ChatModels, histories: Histories, messag
     answers: dict[str, str] = {}
     turns = take_turns(models, histories, message, max_new_tokens)
     if not console.is_terminal:
-        for answers in turns:
-            pass
+        *_, answers = turns
         for name, answer in answers.items():
             console.print(Text(f"{name}: {visible(answer)}"), soft_wrap=True)
         return

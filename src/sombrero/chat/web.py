@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -94,8 +95,13 @@ def _respond(models: ChatModels, histories: Histories, line: str, max_new_tokens
         yield f"error: {error}"
 
 
+def as_markup(text: str) -> str:
+    """Text for a Chatbot, which takes it for HTML even where markdown is off: unescaped, an image would be loaded."""
+    return html.escape(visible(text), quote=False)
+
+
 def _panes(histories: Histories) -> tuple[list[dict[str, str]], ...]:
     return tuple(
-        [{"role": said["role"], "content": visible(said["content"])} for said in histories.get(name, [])]
+        [{"role": said["role"], "content": as_markup(said["content"])} for said in histories.get(name, [])]
         for name in PANES
     )
