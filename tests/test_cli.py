@@ -20,7 +20,7 @@ from sombrero.errors import UsageError
 from sombrero.flags import SKIPPED
 from tests.commands import Command, Tiny, as_flags, environment, finished_run
 
-VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat", "inspect", "verify", "diff")
+VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat", "inspect", "verify", "diff", "watch")
 OTHER_VALUES: dict[str, dict[str, Any]] = {
     "model": {
         "revision": "abc", "dtype": "float32", "device": "cpu", "trust_remote_code": True, "cache": "some/cache",

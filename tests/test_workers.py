@@ -103,7 +103,7 @@ def test_a_worker_scores_from_the_folder_alone_and_makes_no_stage(tmp_path: Path
     score = score_trial(open_bench(config, folder), first.number, first.parameters, ())
     assert replace(score, kl=None, log_odds=None) == replace(first, kl=None, log_odds=None)
     assert score.kl == pytest.approx(first.kl) and score.log_odds == pytest.approx(first.log_odds)
-    with pytest.raises(RunError, match=r"a worker finds the stage openings .* unfinished"):
+    with pytest.raises(RunError, match=r"the stage openings .* is unfinished"):
         open_bench(config.model_copy(update={"seed": 1}), folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

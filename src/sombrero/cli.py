@@ -75,7 +75,8 @@ def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False
     `sombrero run embedded` works offline; `sombrero run Qwen/Qwen3-4B-Instruct-2507` maps a model of the hub.
     """
     settings, folder = _resolve(target, config, out)
-    summary = verbs.run(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings))
+    terminal = Terminal(errors, settings.search)
+    summary = verbs.run(settings, folder, fresh=fresh, progress=terminal, judge_key=_judge_key(settings))
     _show(summary, as_json, print_summary)
 
 
@@ -97,7 +98,13 @@ def search(target: Target, config: Configure, out: Out = None, fresh: Fresh = Fa
     """Map, then search for edits, and print the front of refusals and divergence."""
     settings, folder = _resolve(target, config, out)
     _show(
-        verbs.search(settings, folder, fresh=fresh, progress=Terminal(errors), judge_key=_judge_key(settings)),
+        verbs.search(
+            settings,
+            folder,
+            fresh=fresh,
+            progress=Terminal(errors, settings.search),
+            judge_key=_judge_key(settings),
+        ),
         as_json,
         print_mapping,
     )
@@ -217,17 +224,40 @@ def report(run_folder: RunArgument) -> None:
 
 
 @app.command()
+def watch(
+    run_folder: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8741,
+) -> None:
+    """Serve a live page of a run folder on this machine: stages, trials, the front. Read only (extra watch)."""
+    from sombrero.watch import watch as serve
+
+    shown = printable(str(run_folder))
+    serve(run_folder, port=port, on_ready=lambda address: typer.echo(f"watching {shown}: {address}"))
+
+
+@app.command()
 @with_flags("model", "prompts")
 def chat(
     target: Target,
     config: Configure,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 200,
+    web: Annotated[bool, typer.Option("--web", help="In a browser, from 127.0.0.1 (extra gradio).")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --web; 0 takes a free one.")] = 0,
 ) -> None:
-    """Talk to the base model and, for a run, to the edited one side by side. Nothing is written to disk."""
-    from sombrero.chat import talk
+    """Talk to the base model and, for a run, to the edited one side by side, and change the edit as you go (/help).
 
-    with verbs.conversation(target, _with_cache(config(None, None))) as (render, subjects):
-        talk(output, render, subjects, max_new_tokens=max_new_tokens)
+    Nothing is written to disk, but where /save is told to.
+    """
+    from sombrero.chat import open_chat, talk
+
+    terminal = Terminal(errors)
+    models = open_chat(target, _with_cache(config(None, None)), terminal)
+    if web:
+        from sombrero.chat.web import serve
+
+        serve(models, max_new_tokens=max_new_tokens, port=port, on_ready=lambda address: typer.echo(f"chat: {address}"))
+    else:
+        talk(output, models, max_new_tokens=max_new_tokens, progress=terminal)
 
 
 @app.command()

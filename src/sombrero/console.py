@@ -1,4 +1,7 @@
-"""Progress in the terminal: bars with rate and time left; plain lines where there is no terminal. All on stderr."""
+"""Progress in the terminal: the stage's bar with rate and time left, above the front so far. All on stderr.
+
+Where there is no terminal, all that is left are plain lines.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -20,20 +24,27 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from sombrero.progress import Advance
 
 if TYPE_CHECKING:
+    from sombrero.config import SearchConfig
     from sombrero.records import TrialScore
+
+FRONT_SHOWN = 8
+"""Rows of the front below the bar; the lines of the trials above it have them all."""
 
 
 class Terminal:
-    """A :class:`sombrero.progress.Progress` for people."""
+    """A :class:`sombrero.progress.Progress` for people. ``search``: by what the pick of the trials is made."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, search: SearchConfig | None = None) -> None:
         self._console = console
+        self._search = search
         self._bars: Progress | None = None
+        self._front: Table | None = None
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
@@ -42,21 +53,27 @@ class Terminal:
         if not self._console.is_terminal:
             yield lambda _count: None
         else:
-            with self._progress() as bars:
+            bars = self._progress()
+            task = bars.add_task(title, total=total)
+            with Live(get_renderable=lambda: self._view(bars), console=self._console, transient=True):
                 self._bars = bars
-                task = bars.add_task(title, total=total)
                 try:
                     yield lambda count: bars.advance(task, count)
                 finally:
                     self._bars = None
         self.say(f"{title}: {time.monotonic() - started:.1f} s")
 
+    def _view(self, bars: Progress) -> Group:
+        return Group(bars) if self._front is None else Group(bars, self._front)
+
     def trial(self, score: TrialScore, scores: tuple[TrialScore, ...]) -> None:
-        """A line for each trial; a star marks one that is on the front of refusals and KL."""
+        """A line for each trial; a star marks one that is on the front of refusals and KL. Below, the front grows."""
         from sombrero.search import pareto_front
 
+        if self._console.is_terminal:
+            self._front = front_table(scores, self._search)
         star = "[bold yellow]★[/]" if score in pareto_front(scores) else " "
-        kl = "KL    –  " if score.kl is None else f"KL {score.kl:6.3f}"
+        kl = f"KL {_kl(score)}"
         if score.state == "failed":
             outcome = f"[red]failed[/] {escape(score.error or '')}"
         elif score.refusals is None:
@@ -65,9 +82,7 @@ class Terminal:
             lost = f"  lost {score.lost:2d}/{score.n_true}" if score.n_true else ""
             broken = f"  [dim]{score.faults} not answered[/]" if score.faults else ""
             outcome = f"refusals  {score.refusals:3d}/{score.n}  {kl}{lost}{broken}"
-        where = score.parameters
-        units = "single" if where.directions == "single" else "units " + "+".join(map(str, where.units))
-        self._print(f"{star} trial {score.number:3d}  {outcome}  [dim]{where.rule}, {units}[/]")
+        self._print(f"{star} trial {score.number:3d}  {outcome}  [dim]{_edit(score)}[/]")
 
     def say(self, text: str) -> None:
         """A plain line."""
@@ -86,8 +101,38 @@ class Terminal:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            transient=True,
         )
+
+
+def front_table(scores: tuple[TrialScore, ...], search: SearchConfig | None) -> Table | None:
+    """The trials that no other one beats, the one that would be picked now first and marked; None without any."""
+    from sombrero.search import pareto_front, rank_finalists
+    from sombrero.stages.reaching import constraints
+
+    front = pareto_front(scores) if search is None else rank_finalists(scores, constraints(search))
+    if not front:
+        return None
+    planned = "" if search is None else f" of {search.trials}"
+    more = f", {FRONT_SHOWN} shown" if len(front) > FRONT_SHOWN else ""
+    title = f"Front: {len(front)} of the {len(scores)}{planned} trials so far{more}"
+    table = Table(
+        "", "trial", "refusals", "KL", "edit", title=title, title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for place, score in enumerate(front[:FRONT_SHOWN]):
+        lost = f", {score.lost}/{score.n_true} lost" if score.n_true else ""
+        best = "[bold yellow]best[/]" if place == 0 and search is not None else ""
+        table.add_row(best, str(score.number), f"{score.refusals}/{score.n}{lost}", _kl(score), _edit(score))
+    return table
+
+
+def _kl(score: TrialScore) -> str:
+    return "   –  " if score.kl is None else f"{score.kl:6.3f}"
+
+
+def _edit(score: TrialScore) -> str:
+    where = score.parameters
+    units = "single" if where.directions == "single" else "units " + "+".join(map(str, where.units))
+    return f"{where.rule}, {units}"
 
 
 class _Rate(ProgressColumn):

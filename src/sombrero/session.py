@@ -139,7 +139,12 @@ class Session:
 
     def conversation(self, history: Sequence[dict[str, str]]) -> RenderedPrompt:
         """A conversation as the model sees it, under the same system prompt and with reasoning treated alike."""
-        return render_conversation(self.handle.tokenizer, history, **self._template_settings)
+        return self.conversation_under(self.config.prompts.system_prompt, history)
+
+    def conversation_under(self, system_prompt: str | None, history: Sequence[dict[str, str]]) -> RenderedPrompt:
+        """The same under another system prompt, or none."""
+        settings = self._template_settings | {"system_prompt": system_prompt}
+        return render_conversation(self.handle.tokenizer, history, **settings)
 
     @property
     def _template_settings(self) -> dict[str, Any]:

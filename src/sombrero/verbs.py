@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sombrero.config import ModelConfig, RunConfig
 from sombrero.errors import RunError, UsageError
-from sombrero.progress import Progress, Silent
+from sombrero.progress import Noted, Progress, Silent
 from sombrero.run_folder import RunFolder, guard_disk, is_run, read_config, write_json
 
 if TYPE_CHECKING:
     from sombrero.pipeline import Pipeline
-    from sombrero.records import RenderedPrompt
 
 RUNS = Path("runs")
 MEASUREMENT = "measurement.json"
@@ -258,32 +257,6 @@ def inspect(config: ModelConfig, *, propose: bool = False, progress: Progress | 
     return inspect_model(config, progress or Silent())
 
 
-@contextmanager
-def conversation(target: str, config: RunConfig) -> Iterator[tuple[Callable[..., RenderedPrompt], Mapping[str, Any]]]:
-    """For ``chat``: how a conversation is shown to the models, and the subjects (``base``, and ``edited`` of a run).
-
-    Of a run, the settings are its own; a system prompt in ``config`` replaces the run's.
-    """
-    from sombrero.edits import edited
-    from sombrero.session import Session
-    from sombrero.stages.searching import subject
-    from sombrero.tensor_records import load_edit
-
-    path = Path(target)
-    settings = read_config(path) if is_run(path) else _with_source(config, target)
-    if config.prompts.system_prompt is not None:
-        prompts = settings.prompts.model_copy(update={"system_prompt": config.prompts.system_prompt})
-        settings = settings.model_copy(update={"prompts": prompts})
-    session = Session(settings)
-    subjects = {"base": subject(session.handle)}
-    if is_run(path):
-        file = path / "edit.safetensors"
-        if not file.is_file():
-            raise RunError(f"the run in {path} has no edit yet; finish it first: sombrero run {path}")
-        subjects["edited"] = edited(session.handle, session.writers, load_edit(file))
-    yield session.conversation, subjects
-
-
 def default_out(source: str) -> Path:
     """``runs/NAME`` for a model id or folder."""
     name = source.rstrip("/").rsplit("/", 1)[-1]
@@ -300,9 +273,11 @@ def _pipeline(
             f"{', '.join(config.evaluation.detectors)}; give one, and compare detectors with 'sombrero measure'"
         )
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
+        shown = Noted(progress or Silent(), folder.path)
+        shown.say(f"{config.model.source} in {folder.path}; a live page of it: sombrero watch {folder.path}")
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 
-        yield Pipeline(config, folder, progress, judge_key=judge_key)
+        yield Pipeline(config, folder, shown, judge_key=judge_key)
 
 
 def _with_source(config: RunConfig, source: str) -> RunConfig:

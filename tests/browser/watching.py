@@ -23,6 +23,10 @@ class Pages:
 
     def open(self, file: Path, size: tuple[int, int] = WIDE, scheme: str = "light", *, script: bool = True) -> Any:
         """The file as a page, loaded. Requests for anything else are noted and blocked."""
+        return self.visit(file.absolute().as_uri(), size, scheme, script=script)
+
+    def visit(self, address: str, size: tuple[int, int] = WIDE, scheme: str = "light", *, script: bool = True) -> Any:
+        """The same for an address; of a server, all that it serves itself may be asked for."""
         context = self._browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
@@ -31,7 +35,6 @@ class Pages:
         )
         self._contexts.append(context)
         page = context.new_page()
-        address = file.absolute().as_uri()
         page.route("**/*", lambda route: self._pass(route, address))
         page.on("console", self._note_message)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
@@ -51,7 +54,8 @@ class Pages:
 
     def _pass(self, route: Any, address: str) -> None:
         url = route.request.url
-        if url.partition("#")[0] == address or url.startswith("blob:"):  # a download that the page itself made
+        own = url.partition("#")[0] == address or (address.startswith("http:") and url.startswith(address))
+        if own or url.startswith("blob:"):  # a download that the page itself made
             route.continue_()
         else:
             self.problems.append(f"request: {url[:200]}")

@@ -24,7 +24,7 @@ from sombrero.evaluation.divergence import (
     measure_divergence,
     sequence_kl,
 )
-from sombrero.evaluation.generate import generate
+from sombrero.evaluation.generate import generate, stream
 from sombrero.evaluation.matched import (
     Matched,
     MeasuredFront,
@@ -87,6 +87,7 @@ __all__ = [
     "settled_label",
     "split_response",
     "starting_place",
+    "stream",
     "summarize_values",
     "wilson",
 ]

@@ -17,7 +17,7 @@ from sombrero.evaluation.row_batch import RowBatch
 from sombrero.evaluation.row_memory import is_out_of_memory, rows_that_fit
 from sombrero.models.batches import by_length, common_prefix, require_room
 from sombrero.models.cache import is_reserved, reserved_cache
-from sombrero.records import ModelHandle, RenderedPrompt, Response
+from sombrero.records import ModelHandle, RenderedPrompt, Response, Subject
 
 CHECK_EVERY = 4
 """Tokens of a row between looks at its text, and steps between transfers from the device."""
@@ -81,6 +81,26 @@ def generate(
             if on_progress is not None:
                 on_progress(n_ended)
     return tuple(row.response() for row in rows)
+
+
+def stream(subject: Subject, prompt: RenderedPrompt, *, max_new_tokens: int = 100) -> Iterator[str]:
+    """One prompt's greedy answer as it grows: all of its text so far, after every token; the last is what it is.
+
+    The subject is entered anew for every token. So the streams of two subjects that share one model, as base and edited
+    do, can take turns. Raises what :func:`generate` raises.
+    """
+    with subject() as handle:
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be at least 1 to generate")
+        require_room(handle, [prompt], max_new_tokens)
+        row = _Row(handle, prompt, None, end_tokens(handle), max_new_tokens, _dropped_tokens(handle))
+        batch = RowBatch(handle, max_new_tokens, len(prompt.token_ids) + max_new_tokens)
+    while row.stopped is None:
+        with subject(), torch.inference_mode():
+            row.extend(batch.advance(1)[0] if row.tokens else batch.admit([prompt.token_ids], []))
+        if row.stopped is None:
+            yield row.response_text().rstrip("\ufffd")  # half a character at the end is not part of the text yet
+    yield row.response().text
 
 
 def end_tokens(handle: ModelHandle) -> frozenset[int]:
@@ -211,13 +231,14 @@ class _Row:
                 self.stopped = "length"
             elif self.settled is not None and len(self.tokens) % CHECK_EVERY == 0:
                 # half a character at the end of the tokens so far is not part of the text yet
-                self.stopped = "settled" if self.settled(self._text().rstrip("\ufffd")) else None
+                self.stopped = "settled" if self.settled(self.response_text().rstrip("\ufffd")) else None
 
     def response(self) -> Response:
         assert self.stopped is not None
-        return Response(self.prompt.prompt.id, self._text(), tuple(self.tokens), self.stopped)
+        return Response(self.prompt.prompt.id, self.response_text(), tuple(self.tokens), self.stopped)
 
-    def _text(self) -> str:
+    def response_text(self) -> str:
+        """The text of the tokens so far."""
         shown = [token for token in self.tokens if token not in self.dropped]
         # cleaning up spaces would change text that an earlier look has already judged
         return str(self.handle.tokenizer.decode(shown, clean_up_tokenization_spaces=False))

@@ -64,7 +64,7 @@ class Preparing(Charting):
 
 
 class FinishedStages(RunFolder):
-    """A run's folder as a worker sees it while the run holds its lock: stages are read, and none is made."""
+    """A run's folder as one sees it who does not hold its lock (a worker, a chat): stages are read, none is made."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, read_manifest(path))
@@ -75,8 +75,8 @@ class FinishedStages(RunFolder):
         """The stage's record. Raises RunError when it was not finished with these inputs."""
         if not self.is_finished(name, fingerprint([FORMAT, name, inputs])):
             raise RunError(
-                f"a worker finds the stage {name} of the run in {self.path} unfinished, or of another model or other "
-                "prompts than it reads now: they changed while the run was going on; start over with --fresh"
+                f"the stage {name} of the run in {self.path} is unfinished, or was made with another model or other "
+                "prompts than are there now; let 'sombrero run' finish, or start over with --fresh"
             )
         return load()
 
