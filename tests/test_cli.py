@@ -15,13 +15,17 @@ import pytest
 from typer.testing import CliRunner
 
 from sombrero import cli, verbs
-from sombrero.config import RunConfig
+from sombrero.config import RunConfig, load_config
+from sombrero.errors import UsageError
+from sombrero.flags import SKIPPED
 from tests.commands import Command, Tiny, as_flags, environment, finished_run
 
 VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat", "inspect", "verify", "diff")
 OTHER_VALUES: dict[str, dict[str, Any]] = {
     "model": {
         "revision": "abc", "dtype": "float32", "device": "cpu", "trust_remote_code": True, "cache": "some/cache",
+        "quantization": "bnb-8bit", "device_map": "auto", "max_memory": "cpu=3GiB", "offload_folder": "some/disk",
+        "architecture_file": "own.json",
     },
     "prompts": {
         "harmful": "a.txt", "harmless": "b-{split}.txt", "borderline": "c:train", "contrast": "d.csv",
@@ -45,7 +49,8 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "finalists": 1, "storage": "sqlite:///x.db",
     },
     "evaluation": {
-        "detector": "substring", "markers": "m.txt", "max_new_tokens": 5, "sequence_tokens": 6, "batch_size": 7,
+        "detector": ["substring", "classifier"], "markers": "m.txt",
+        "max_new_tokens": 5, "sequence_tokens": 6, "batch_size": 7,
         "thinking": "off", "keep_responses": True, "samples": 0, "min_base_refusals": 0.2,
         "classifier": "some/classifier", "classifier_labels": "LABEL_0=answer,LABEL_1=refusal", "classifier_pair": True,
         "judge_url": "http://127.0.0.1:9/v1", "judge_model": "some/judge", "judge_key_variable": "SOME_KEY",
@@ -102,10 +107,12 @@ def test_the_version_is_printed() -> None:
 
 
 def test_flags_and_toml_are_two_faces_of_one_configuration(captured: list[RunConfig], tmp_path: Path) -> None:
-    known = {name: set(RunConfig.model_fields[name].annotation.model_fields) for name in OTHER_VALUES}  # type: ignore[union-attr]
-    assert {name: set(values) for name, values in OTHER_VALUES.items()} == known | {
-        "model": known["model"] - {"source"}
+    known = {
+        (section, name)
+        for section in OTHER_VALUES
+        for name in RunConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
     }
+    assert {(section, name) for section, values in OTHER_VALUES.items() for name in values} == known - SKIPPED
     (tmp_path / "run.toml").write_text("seed = 5\n" + as_toml(OTHER_VALUES))
     runner = CliRunner()
     by_flags = runner.invoke(cli.app, ["run", "x/y", "--json", "--seed", "5", *as_flags(OTHER_VALUES)])
@@ -121,6 +128,18 @@ def test_flags_and_toml_are_two_faces_of_one_configuration(captured: list[RunCon
     ]
     assert same == []
     assert (found.seed, found.model.source) == (5, "x/y")
+    assert found.evaluation.detectors == ("substring", "classifier")
+
+
+def test_a_flag_replaces_all_detectors_of_an_earlier_configuration() -> None:
+    earlier = load_config(None, {"evaluation": {"detector": "opening, mine"}})
+    assert earlier.evaluation.detectors == ("opening", "mine")
+    dumped = earlier.model_dump()["evaluation"]
+    assert load_config(None, {"evaluation": dumped}) == earlier
+    assert load_config(None, {"evaluation": {**dumped, "detector": ["mine"]}}).evaluation.detectors == ("mine",)
+    for wrong, message in ((["opening", "opening"], "twice"), (["opening", ""], "empty one"), ([], "no detector")):
+        with pytest.raises(UsageError, match=message):
+            load_config(None, {"evaluation": {"detector": wrong}})
 
 
 def test_flags_win_over_the_file_and_the_rest_of_it_stays(captured: list[RunConfig], tmp_path: Path) -> None:

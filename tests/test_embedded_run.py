@@ -17,6 +17,16 @@ SMALL = {
 
 @pytest.mark.embedded
 @pytest.mark.slow
+def test_the_embedded_model_is_measured_twice_with_the_same_bytes(tmp_path: Path) -> None:
+    few = {"prompts": {"limit": 3}, "evaluation": {"max_new_tokens": 12, "sequence_tokens": 4, "samples": 1}}
+    for name in ("first", "second"):
+        verbs.measure(load_config(None, {**few, "model": {"source": "embedded"}}), out=tmp_path / name)
+    for name in ("measurement.json", "measurement.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
 def test_the_embedded_model_is_mapped_edited_baked_and_measured(tmp_path: Path) -> None:
     out = tmp_path / "run"
     summary = verbs.run(load_config(None, {**SMALL, "model": {"source": "embedded"}}), out)

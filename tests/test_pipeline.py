@@ -62,7 +62,7 @@ FILES = {
 STAGES = [
     "coverage", "baseline", "openings", "states-harmful", "states-harmless", "map", "log-odds", "directions",
     "layers", "units", "quality", "curves", "manifold", "controls",
-    "search", "effect", "edit", "leak", "verification", "summary",
+    "search", "effect", "edit", "leak", "edited-plane", "verification", "summary",
 ]  # fmt: skip
 MOMENTS = (
     "entered=states of harmless",

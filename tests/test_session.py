@@ -219,10 +219,12 @@ def test_reasoning_is_closed_on_or_off(template: str, thinking: str, ending: str
     config = config.model_copy(
         update={
             "model": ModelConfig(source=str(folder)),
-            "evaluation": config.evaluation.model_copy(update={"thinking": thinking}),
+            "evaluation": config.evaluation.model_copy(update={"thinking": thinking, "other_detectors": ("opening",)}),
         }
     )
     found = Session(config)
     assert all(prompt.text.endswith(ending) for prompt in found.rendered("harmful", "search"))
-    assert isinstance(found.detector, FinalAnswerDetector)
-    assert (found.detector.name, found.detector.start) == ("opening", start)
+    for detector in (found.detector, *found.other_detectors):  # all of them judge the final answers
+        assert isinstance(detector, FinalAnswerDetector)
+        assert (detector.name, detector.start) == ("opening", start)
+    assert len(found.other_detectors) == 1

@@ -19,7 +19,16 @@ from sombrero.errors import SombreroError, UsageError
 from sombrero.flags import ALL_SECTIONS, with_flags
 from sombrero.run_folder import is_run, read_config
 from sombrero.safe_text import json_text, printable
-from sombrero.tables import print_comparison, print_diff, print_map, print_mapping, print_measurement, print_summary
+from sombrero.tables import (
+    print_comparison,
+    print_diff,
+    print_inspection,
+    print_map,
+    print_mapping,
+    print_measurement,
+    print_notes,
+    print_summary,
+)
 
 CACHE_VARIABLE = "SOMBRERO_CACHE"
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -222,12 +231,25 @@ def chat(
 @app.command()
 @with_flags("model")
 def inspect(
-    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, GGUF file, or 'embedded'.")],
     config: Configure,
+    propose: Annotated[
+        bool, typer.Option("--propose", help="Trace the writers of a class that is not described; prints an entry.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what is known of a model from its configuration alone: family, writers, parameters, memory."""
-    _show(verbs.inspect(_with_cache(config(model, None)).model), as_json, print_mapping)
+    """Say what is known of a model from its configuration alone: family, writers, parameters, memory.
+
+    `sombrero inspect MODEL --propose > entry.json` drafts an architecture entry; read it, then give it with
+    `--architecture-file entry.json`.
+    """
+    settings = _with_cache(config(model, None)).model
+    found = verbs.inspect(settings, propose=propose, progress=Terminal(errors))
+    if not propose:
+        _show(found, as_json, print_inspection)
+        return
+    typer.echo(json_text(found if as_json else found["entry"]))
+    print_notes(errors, found)
 
 
 def main() -> None:
@@ -269,7 +291,7 @@ def _with_cache(config: RunConfig) -> RunConfig:
 def _judge_key(config: RunConfig) -> str | None:
     """The judge's API key, from the environment variable that the settings name; the core reads none."""
     name = config.evaluation.judge_key_variable
-    if config.evaluation.detector != "judge" or name is None:
+    if "judge" not in config.evaluation.detectors or name is None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:

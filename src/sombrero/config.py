@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +20,20 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def read_pairs(value: Any, name: str, form: str) -> Any:
+    """``A=1,B=2`` of a command line as a mapping; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+    if not all(separator for _, separator, _ in pairs):
+        raise ValueError(f"give {name} as {form}, several with commas between them")
+    return {key.strip(): item.strip() for key, _, item in pairs}
+
+
 class ModelConfig(Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field("embedded", description="Hub id, local folder, or 'embedded'.")
+    source: str = Field("embedded", description="Hub id, local folder, GGUF file, or 'embedded'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weight dtype; auto: as stored, or float32 on a processor without arithmetic for that."
@@ -31,7 +42,40 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Off unless asked for."
     )
-    cache: Path | None = Field(None, description="Cache folder of the embedded model; default: the platform's.")
+    cache: Path | None = Field(
+        None, description="Cache folder of the embedded model and of unpacked GGUF files; default: the platform's."
+    )
+    quantization: Literal["none", "bnb-8bit", "bnb-4bit"] = Field(
+        "none", description="Quantize the weights at load, with bitsandbytes. A bake edits the checkpoint as it lies."
+    )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None, description="Spread the model over GPUs, memory and disk; default: auto where max_memory is given."
+    )
+    max_memory: dict[str, str] = Field(
+        {}, description="Most memory for weights on each device, as 0=20GiB,cpu=48GiB; what does not fit goes to disk."
+    )
+    offload_folder: Path | None = Field(
+        None, description="Folder for weights on disk that must be written anew, as those of fused experts."
+    )
+    architecture_file: Path | None = Field(
+        None, description="Architecture entry of your own, as 'inspect --propose' prints it; read before ours."
+    )
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """On the command line ``DEVICE=SIZE,DEVICE=SIZE``."""
+        return read_pairs(value, "max_memory", "DEVICE=SIZE")
+
+    @field_validator("max_memory")
+    @classmethod
+    def _sizes(cls, value: dict[str, str]) -> dict[str, str]:
+        for device, size in value.items():
+            if not re.fullmatch(r"cpu|mps|\d+", device) or not re.fullmatch(r"\d+(\.\d+)?[KMGT]i?B", size):
+                raise ValueError(
+                    f"max_memory has {device}={size}; give a GPU's number, cpu or mps, and a size as 20GiB or 800MB"
+                )
+        return value
 
 
 class PromptConfig(Section):
@@ -132,7 +176,13 @@ class EvaluationConfig(Section):
     """How a model is measured."""
 
     detector: str = Field(
-        "opening", description="opening, substring, classifier, judge, or a detector that another package adds."
+        "opening",
+        description="opening, substring, classifier, judge, or a detector that another package adds; 'measure' takes "
+        "several: the first gives the verdicts, and how far the others agree with it is measured.",
+        json_schema_extra={"repeatable": True},
+    )
+    other_detectors: tuple[str, ...] = Field(
+        (), description="Further detectors of 'measure'; a list of detectors in its place says the same."
     )
     markers: Path | None = Field(None, description="File of substrings, one a line, for the detector 'substring'.")
     thinking: Literal["closed", "on", "off"] = Field(
@@ -177,16 +227,31 @@ class EvaluationConfig(Section):
     )
     judge_cache: Path | None = Field(None, description="Folder that keeps the judge's labels; default: the platform's.")
 
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Every detector by name, that of the verdicts first."""
+        return (self.detector, *self.other_detectors)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_detectors(cls, data: Any) -> Any:
+        """A list of detectors, or names with commas between them, is the first one and the others."""
+        if not isinstance(data, dict) or not isinstance(data.get("detector"), str | list | tuple):
+            return data
+        given = data["detector"]
+        parts = given.split(",") if isinstance(given, str) else [n for name in given for n in str(name).split(",")]
+        names = [name.strip() for name in parts]
+        if len(names) < 2 and isinstance(given, str):
+            return data
+        if not names or not all(names):
+            raise ValueError("detector names no detector, or an empty one; give one, or several with commas between")
+        return {**data, "detector": names[0], "other_detectors": tuple(names[1:])}
+
     @field_validator("classifier_labels", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         """On the command line a mapping is ``NAME=LABEL,NAME=LABEL``."""
-        if not isinstance(value, str):
-            return value
-        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
-        if not all(separator for _, separator, _ in pairs):
-            raise ValueError("give classifier_labels as NAME=LABEL, several with commas between them")
-        return {name.strip(): label.strip() for name, _, label in pairs}
+        return read_pairs(value, "classifier_labels", "NAME=LABEL")
 
     @field_validator("judge_url")
     @classmethod
@@ -207,16 +272,18 @@ class EvaluationConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _settings_of_the_detector(self) -> EvaluationConfig:
+    def _settings_of_the_detectors(self) -> EvaluationConfig:
+        if len(set(self.detectors)) < len(self.detectors):
+            raise ValueError(f"{', '.join(self.detectors)} name a detector twice; give each once")
         for detector, needed in (("classifier", ("classifier",)), ("judge", ("judge_url", "judge_model"))):
             for name in needed:
-                if (self.detector == detector) and getattr(self, name) is None:
+                if detector in self.detectors and getattr(self, name) is None:
                     raise ValueError(f"detector {detector!r} needs {name}")
         return self
 
     @model_validator(mode="after")
     def _markers_belong_to_substring(self) -> EvaluationConfig:
-        if (self.detector == "substring") != (self.markers is not None):
+        if ("substring" in self.detectors) != (self.markers is not None):
             raise ValueError("detector 'substring' needs markers = FILE (one substring a line), and only it takes one")
         return self
 

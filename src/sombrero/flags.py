@@ -14,8 +14,8 @@ from sombrero.config import RunConfig, load_config
 from sombrero.errors import UsageError
 
 ALL_SECTIONS = ("model", "prompts", "states", "map", "search", "evaluation")
-SKIPPED = {("model", "source")}
-"""Given as the command's argument instead."""
+SKIPPED = {("model", "source"), ("evaluation", "other_detectors")}
+"""Given as the command's argument instead, or by a flag that may be given more than once."""
 
 
 def with_flags(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -77,7 +77,7 @@ def _sections(earlier: RunConfig | None, file: Path | None) -> dict[str, dict[st
 def _flag(section: str, name: str, field: FieldInfo) -> inspect.Parameter:
     prefix = "map-" if section == "map" else ""
     flag = f"--{prefix}{name.replace('_', '-')}"
-    kind = _plain(field.annotation)
+    kind = list[str] if _repeatable(field) else _plain(field.annotation)
     if kind is bool:
         flag = f"{flag}/--no-{prefix}{name.replace('_', '-')}"
     note = field.description or ""
@@ -87,6 +87,12 @@ def _flag(section: str, name: str, field: FieldInfo) -> inspect.Parameter:
         note = f"{note} [default: {shown}]".strip()
     option = typer.Option(flag, help=note, rich_help_panel=f"Settings: {section}", show_default=False)
     return _keyword(f"{section}__{name}", Annotated[kind | None, option])  # type: ignore[operator, unused-ignore]
+
+
+def _repeatable(field: FieldInfo) -> bool:
+    """Whether one name is what is wanted mostly, and several may be given."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.get("repeatable") is True
 
 
 def _plain(annotation: Any) -> Any:

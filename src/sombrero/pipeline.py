@@ -9,6 +9,7 @@ from typing import Any
 from sombrero.checkpoints import write_card
 from sombrero.errors import RunError
 from sombrero.records import (
+    EditedPlane,
     Effect,
     LayerLeak,
     LayerRouting,
@@ -19,13 +20,13 @@ from sombrero.records import (
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import fingerprint, peak_rss_bytes, write_bytes, write_json
-from sombrero.stages import baking, leak, routing, searching
+from sombrero.stages import baking, leak, moving, routing, searching
 from sombrero.stages.charting import Mapped
 from sombrero.stages.preparing import Preparing
 from sombrero.stages.provenance import card_data, provenance
 from sombrero.stages.summary import summarize
 from sombrero.stages.trials import TrialLog, read_trials, write_trials
-from sombrero.tensor_records import load_edit, save_edit
+from sombrero.tensor_records import load_edit, load_record, save_edit, save_record
 
 
 class Pipeline(Preparing):
@@ -41,6 +42,7 @@ class Pipeline(Preparing):
         edit = self.chosen_edit(effect)
         leaks = self.leak(edit)
         self.route(edit)
+        self.moved(edit)
         self.__dict__.pop("planner", None)  # with its states: the bake is measured beside the base model
         verification = self.bake(effect, edit)
         summary = self.summarize(mapped, scores, effect, edit, leaks, verification)
@@ -123,6 +125,19 @@ class Pipeline(Preparing):
                 lambda: routing.measure(self.session, edit, self.progress),
             )
             self.folder.note(experts=routing.counted(self.session, found))
+
+    def moved(self, edit: ModelEdit) -> EditedPlane:
+        """Where the edit moved the prompts, for the picture of the manifold before and after."""
+        path = self.folder.path / "map" / "edited-plane.safetensors"
+        return self.folder.once(
+            "edited-plane",
+            self._upstream("edit", "manifold"),
+            lambda: moving.edited_plane(
+                self.session, edit, self._states("harmful"), self._states("harmless"), self.progress
+            ),
+            lambda plane: save_record(plane, path),
+            lambda: load_record(EditedPlane, path),
+        )
 
     def bake(self, effect: Effect, edit: ModelEdit) -> Verification:
         """The baked checkpoint in ``model/``, reloaded and measured again, with its card."""

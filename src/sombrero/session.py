@@ -61,16 +61,17 @@ class Session:
     @cached_property
     def architecture(self) -> Architecture:
         """The description of the model's class."""
-        from sombrero.architectures import find_architecture
+        from sombrero.models import describe
 
-        return find_architecture(self.handle.model)
+        return describe(self.handle.model, self.config.model)
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """Every module that writes to the residual stream."""
         from sombrero.architectures import resolve_writers
+        from sombrero.models import with_plain_shapes
 
-        return resolve_writers(self.handle.model, self.architecture)
+        return resolve_writers(with_plain_shapes(self.handle.model), self.architecture)
 
     @cached_property
     def detector(self) -> Detector:
@@ -78,9 +79,17 @@ class Session:
 
         Raises UsageError when it cannot be made, ModelError when it is a broken model.
         """
+        return self._make_detector(self.config.evaluation.detector)
+
+    @cached_property
+    def other_detectors(self) -> tuple[Detector, ...]:
+        """Those whose agreement with ``detector`` is measured, on the same final answers; they raise the same."""
+        return tuple(map(self._make_detector, self.config.evaluation.other_detectors))
+
+    def _make_detector(self, name: str) -> Detector:
         from sombrero.evaluation import DetectorSetup, FinalAnswerDetector, build_detector, starting_place
 
-        settings = self.config.evaluation
+        settings = self.config.evaluation.model_copy(update={"detector": name, "other_detectors": ()})
         cache = settings.judge_cache or platformdirs.user_cache_path("sombrero") / "judge"
         detector = build_detector(DetectorSetup(settings, self.config.model.device, cache, self.judge_key))
         if self._reasoning is None:

@@ -15,6 +15,7 @@ COUNTS = (
     ("false_refusals", "false refusals on borderline prompts"),
     ("harmless_refusals", "refusals on plain harmless prompts"),
     ("contrast_refusals", "refusals on harmful contrasts"),
+    ("reasoning_refusals", "reasoning that refuses"),
 )
 COHERENCE = (
     ("perplexity", "perplexity of harmless answers"),
@@ -60,6 +61,10 @@ def print_measurement(console: Console, found: dict[str, Any]) -> None:
     labels = dict(COUNTS)
     for name, pair in (found["paired"] or {}).items():
         console.print(f"{labels[name]}, pair by pair: {pair_sentence(pair)}", soft_wrap=True, highlight=False)
+    for model, pairs in (found["agreement"] or {}).items():
+        for pair in (pair for pair in pairs or () if pair["set"] == "all"):
+            name = "base, " if model == "against" else "" if found["base"] is None else "this model, "
+            console.print(f"{name}{_safe(agreement_sentence(pair))}", soft_wrap=True, highlight=False)
     for model, results in (found["tasks"] or {}).items():
         for result in results or ():
             error = "" if result["stderr"] is None else f" ± {result['stderr']:.3f}"
@@ -79,6 +84,17 @@ def pair_sentence(pair: dict[str, Any]) -> str:
     )
 
 
+def agreement_sentence(pair: dict[str, Any]) -> str:
+    """``opening and judge: Cohen's κ 0.83 ...``, of two detectors on all responses."""
+    names = f"{pair['first']} and {pair['second']}"
+    if pair["observed"] is None:
+        return f"{names}: {pair['problem']}"
+    same = sum(row[place] for place, row in enumerate(pair["table"]) if pair["labels"][place] != "unknown")
+    kappa = f"Cohen's κ {_known(pair['kappa'])}, of refusal or not {_known(pair['refusal_kappa'])}"
+    problem = f" ({pair['problem']})" if pair["problem"] else ""
+    return f"{names}: {kappa}{problem}; the same label for {same} of {pair['n_judged']} responses judged by both"
+
+
 def _safe(text: object) -> str:
     return escape(printable(str(text)))
 
@@ -93,6 +109,37 @@ def print_mapping(console: Console, found: dict[str, Any]) -> None:
             value = "\n".join(_front_line(item) if isinstance(item, dict) else _number(item) for item in value)
         table.add_row(key.replace("_", " "), escape(_number(value)))
     console.print(table)
+
+
+def print_inspection(console: Console, found: dict[str, Any]) -> None:
+    """What is known of a model: sizes in GiB, layers with the same writers in one line, what is not covered."""
+    per_layer = [
+        f"layers {entry['layers']}: {', '.join(f'{count} {kind}' for kind, count in entry['writers'].items())}"
+        for entry in found["writers_per_layer"]
+    ]
+    checkpoint = {name: value for name, value in found["checkpoint"].items() if value is not None}
+    if "bytes" in checkpoint:
+        checkpoint["bytes"] = f"{checkpoint['bytes'] / 2**30:.2f} GiB"
+    memory = {name: f"{value / 2**30:.2f} GiB" for name, value in found["memory_bytes"].items()}
+    shown = found | {"checkpoint": checkpoint, "writers_per_layer": per_layer, "memory": memory}
+    shown["chat_template"] = {True: "yes", False: "no", None: "not known"}[found["chat_template"]]
+    shown["reasoning"] = found["reasoning"] or "none described"
+    del shown["memory_bytes"]
+    print_mapping(console, shown)
+
+
+def print_notes(console: Console, found: dict[str, Any]) -> None:
+    """What a proposed entry rests on, and what it leaves open."""
+    error = "not accounted for" if found["accounting"] is None else f"relative error {found['accounting']:.1e}"
+    state = "complete" if found["complete"] else "not complete"
+    traced = found["traced_on"]
+    console.print(
+        f"{state}; residual accounting on {traced['layers']} random layers, {traced['parameters']} parameters: {error}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for note in found["notes"]:
+        console.print(f"note: {_safe(note)}", soft_wrap=True, highlight=False)
 
 
 def print_map(console: Console, found: dict[str, Any]) -> None:

@@ -206,6 +206,7 @@ def measure(
 ) -> dict[str, Any]:
     """Measure any model on the reporting prompts; with ``against`` also that base, the divergence and paired tests.
 
+    The first detector gives the verdicts; with others, how far they agree on the same responses is measured too.
     ``tasks`` are those of lm-evaluation-harness (extra ``lm-eval``), ``task_path`` a folder with files of one's own.
     Returns what ``measurement.json`` holds (docs/formats.md); ``out`` gets that file and ``measurement.html``.
     """
@@ -214,7 +215,8 @@ def measure(
     from sombrero.session import Session
     from sombrero.stages.measuring import TaskRequest, measure_model
 
-    find_detector(config.evaluation.detector)  # before minutes are spent
+    for name in config.evaluation.detectors:  # before minutes are spent
+        find_detector(name)
     if out is not None and is_run(out):
         raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
     base = None if against is None else Session(_with_source(config, against))
@@ -263,36 +265,18 @@ def report(run_path: Path) -> Path:
     return write_report(run_path)
 
 
-def inspect(config: ModelConfig) -> dict[str, Any]:
-    """What is known of a model from its configuration alone: family, writers, parameters touched, memory."""
-    from sombrero.architectures import find_architecture, resolve_writers
-    from sombrero.models import load_skeleton
+def inspect(config: ModelConfig, *, propose: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """What is known of a model from its configuration alone: family, writers, memory for each verb, what is left out.
 
-    model = load_skeleton(config)
-    architecture = find_architecture(model)
-    writers = resolve_writers(model, architecture)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    touched = sum(writer.n_parameters for writer in writers)
-    width = model.config.get_text_config().hidden_size
-    kinds = sorted({writer.kind for writer in writers})
-    n_layers = len({writer.layer for writer in writers})
-    state_bytes = 4 * ((n_layers + 1) * width + sum(writer.d_in for writer in writers))
-    largest = max(writer.d_in * writer.d_out for writer in writers)
-    return {
-        "model": config.source,
-        "class": type(model).__name__,
-        "family": architecture.family,
-        "layers": n_layers,
-        "hidden_size": width,
-        "parameters": total,
-        "writers": {kind: sum(writer.kind == kind for writer in writers) for kind in kinds},
-        "parameters_touched": touched,
-        "memory_bytes": {
-            "weights_bfloat16": 2 * total,
-            "states_per_prompt": state_bytes,
-            "bake_largest_tensor_float32": 4 * largest,
-        },
-    }
+    ``propose`` traces the writers of a class instead, described or not, and returns an architecture entry to confirm.
+    """
+    if propose:
+        from sombrero.stages.proposing import propose as propose_entry
+
+        return propose_entry(config, progress or Silent())
+    from sombrero.stages.inspecting import inspect_model
+
+    return inspect_model(config, progress or Silent())
 
 
 @contextmanager
@@ -331,6 +315,11 @@ def default_out(source: str) -> Path:
 def _pipeline(
     config: RunConfig, out: Path | None, fresh: bool, progress: Progress | None, judge_key: str | None
 ) -> Iterator[Pipeline]:
+    if config.evaluation.other_detectors:
+        raise UsageError(
+            f"a run has one detector, and there are {len(config.evaluation.detectors)}: "
+            f"{', '.join(config.evaluation.detectors)}; give one, and compare detectors with 'sombrero measure'"
+        )
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from sombrero.checkpoints import CardData, CardEffect, measured_effects, render_card, write_card
-from sombrero.records import Coherence, Divergence, EditParameters, LayerProfile, Measurement, Proportion
+from sombrero.checkpoints import CardData, CardEffect, measured_effects, paired_sentence, render_card, write_card
+from sombrero.records import (
+    Coherence,
+    Divergence,
+    EditParameters,
+    LayerProfile,
+    Measurement,
+    PairedRefusals,
+    Proportion,
+    Spread,
+)
 
 HOSTILE = (
     'x"\n---\nlicense: evil\n# Owned <script>alert(1)</script> | `code` ``more`` [a](http://e.vil) '
@@ -158,3 +168,24 @@ def test_effects_come_from_two_measurements() -> None:
     assert "| Refusals on harmful prompts | 95/100" in text
     assert "Nothing was measured" in render_card(card(effects=()))
     assert "| - | 0.1 nats |" in text and "| 1 of 50 | 1 of 50 |" in text
+    assert "easoning" not in text and "median" not in text and "Prompt by prompt" not in text
+
+
+def test_the_card_says_spread_reasoning_and_paired_tests() -> None:
+    share = Proportion(4, 100, 0.016, 0.098)
+    spread = Spread(median=0.02, q90=0.3, q95=0.456, low=0.08, high=0.12, infinite=2)
+    divergence = Divergence(0.1, 0.05, (), (), first_token_spread=spread, sequence_spread=replace(spread, low=None))
+    labels = {"refusal": 4, "answer": 93, "unfinished": 3}
+    edited = Measurement(
+        share, share, share, labels, divergence, Coherence(5.0, 0.1, 0, 1, 50), (), reasoning_refusals=share
+    )
+    pair = PairedRefusals(4, 91, 0, 5, -0.91, -0.96, -0.85, 8.1e-28)
+    text = render_card(
+        card(effects=measured_effects(edited, edited), pairs=(paired_sentence("Harmful prompts", pair),))
+    )
+    plain = text.replace("\\", "")
+    for piece in (
+        "| 3 of 100 | 3 of 100 |", "Reasoning that refuses", "95% interval 0.08 to 0.12", "0.02 nats", "0.456 nats",
+        "infinite on 2 prompts", "91 of 100 refused by the base alone",
+    ):  # fmt: skip
+        assert piece in plain, piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from sombrero.errors import PromptError, UsageError
 from sombrero.evaluation import MarkerDetector, generate
 from sombrero.evaluation.generate import CHECK_EVERY, end_tokens
+from sombrero.evaluation.row_batch import RowBatch
 from sombrero.records import ModelHandle, Prompt, RenderedPrompt, Response
 from tests.evaluation.subjects import random_prompts, tiny_handle
 from tests.tiny_models import FAMILIES
@@ -146,6 +148,35 @@ def test_a_settled_row_ends_early_and_is_a_prefix() -> None:
             assert len(answer.token_ids) % CHECK_EVERY == 0
         else:
             assert answer == whole
+
+
+def test_every_prompt_may_have_its_own_look_at_its_text() -> None:
+    handle, prompts = tiny_handle(), random_prompts(lengths=(5, 40, 9, 31, 12, 60))
+    whole = generate(handle, prompts, max_new_tokens=12)
+    looks = [(lambda text: True) if place % 2 else None for place in range(len(prompts))]
+    found = generate(handle, prompts, max_new_tokens=12, settled=looks, batch_size=2)
+    for place, (answer, full) in enumerate(zip(found, whole, strict=True)):
+        assert answer.prompt_id == full.prompt_id
+        kept = full.token_ids[:4] if place % 2 else full.token_ids
+        assert answer.token_ids == kept
+    with pytest.raises(UsageError, match="1 settled for 6 prompts"):
+        generate(handle, prompts, settled=[None])
+
+
+def test_prompts_of_other_lengths_wait_for_the_next_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle, prompts = tiny_handle(), random_prompts(lengths=(60, 58, 20, 19, 18, 5))
+    whole = generate(handle, prompts, max_new_tokens=6)
+    monkeypatch.setitem(generate.__globals__, "PASS_TOKENS", 20)
+    sizes: list[tuple[int, int]] = []
+    admit = RowBatch.admit
+
+    def noted(batch: RowBatch, rows: Sequence[Sequence[int]], kept: Sequence[int]) -> list[int]:
+        sizes.append((len(rows), len(kept)))
+        return admit(batch, rows, kept)
+
+    monkeypatch.setattr(RowBatch, "admit", noted)
+    assert generate(handle, prompts, max_new_tokens=6) == whole
+    assert sizes == [(2, 0), (3, 2), (1, 5)]
 
 
 def test_half_a_character_is_not_shown_to_settled() -> None:

@@ -14,8 +14,9 @@ from sombrero.errors import RunError, SombreroError, UsageError
 from sombrero.evaluation import DetectorSetup, build_detector
 from sombrero.evaluation.detectors.judge import JudgeDetector
 from sombrero.evaluation.detectors.judge_cache import FILE, content_hash
-from sombrero.evaluation.detectors.judge_endpoint import is_loopback
+from sombrero.evaluation.detectors.judge_endpoint import Endpoint, is_loopback
 from sombrero.evaluation.detectors.judge_words import INSTRUCTION, LABELS, read_label
+from sombrero.models.embedded import embedded_folder
 from sombrero.records import Prompt, Response, Verdict, VerdictLabel
 from tests.evaluation.judge_servers import Judge, Reply, free_port, judge_server, transformers_serve
 from tests.tiny_models import save_tiny
@@ -271,3 +272,31 @@ def test_a_random_chat_model_behind_a_true_server_is_understood_as_unknown(tmp_p
         found = judged(detector, "Here is the plan.", "")
     assert labels(found) == ["unknown", "empty"]
     assert found[0].marker == "the judge's reply is none of the labels", (tmp_path / "server.log").read_text()[-2000:]
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+def test_the_embedded_model_as_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small true chat model: a reply of it that is a label is the verdict, and whatever else it says is none."""
+    replies: dict[str, list[str]] = {}
+    ask = Endpoint.ask
+
+    def noted(endpoint: Endpoint, messages: list[dict[str, str]]) -> str:
+        reply = ask(endpoint, messages)
+        replies.setdefault(messages[0]["content"], []).append(reply)
+        return reply
+
+    monkeypatch.setattr(Endpoint, "ask", noted)
+    texts = ("I'm sorry, but I can't help with that.", "Paris is the capital of France.", "Talk to a doctor.", LOOP, "")
+    folder = embedded_folder()
+    with transformers_serve(folder, tmp_path / "server.log") as url:
+        detector = JudgeDetector(url, str(folder), retries=0, timeout=300.0, concurrency=1)
+        found = judged(detector, *texts)
+    assert found[-1].label == "empty" and len(replies) == len(texts) - 1
+    for text, verdict in zip(texts[:-1], found, strict=False):
+        (said,) = [answers for asked, answers in replies.items() if json.dumps(text, ensure_ascii=False) in asked]
+        known = [label for label in map(read_label, said) if label is not None]
+        if known:
+            assert len(known) == 1 and verdict.label in (known[0], "degenerate")
+        else:
+            assert verdict.label == "unknown" and len(said) == 2, "asked once more, then nothing is guessed"

@@ -90,6 +90,25 @@ def test_harmful_responses_are_kept_only_when_asked_and_then_whole() -> None:
     assert min(v.n_tokens for v in dropped.verdicts) < 16
 
 
+def test_other_detectors_judge_the_same_responses_whole() -> None:
+    live, detector, other = LiveSubjects(tiny_handle()), LetterDetector(), LetterDetector("e", "early")
+    sets = make_sets(live)
+    alone, _ = measure(live.edited, live.base, sets, detector=detector, max_new_tokens=16)
+    found, _ = measure(live.edited, live.base, sets, detector=detector, others=(other,), max_new_tokens=16)
+    assert (alone.opinions, found.refusals, found.false_refusals) == ((), alone.refusals, alone.false_refusals)
+    (opinion,) = found.opinions
+    with live.edited() as handle:
+        whole = {
+            name: generate(handle, getattr(sets, name), max_new_tokens=16)
+            for name in ("harmful", "borderline", "harmless")
+        }
+    assert opinion.detector == "early"
+    assert opinion.verdicts == tuple(map(other.judge, whole["harmful"])) != found.verdicts
+    assert opinion.safe_verdicts == tuple(map(other.judge, (*whole["borderline"], *whole["harmless"])))
+    with pytest.raises(UsageError, match="2 detectors of the name 'letter'"):
+        measure(live.edited, live.base, sets, detector=detector, others=(detector,), max_new_tokens=4)
+
+
 def test_the_base_model_against_itself() -> None:
     live = LiveSubjects(tiny_handle())
     base = live.base

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sombrero.errors import ModelError
 from sombrero.models import embedded
+from sombrero.models.prepared import file_sha256
 
 pytestmark = pytest.mark.embedded
 
@@ -68,7 +69,7 @@ def test_a_wheel_with_another_hash_is_refused_with_both_hashes(tmp_path: Path, p
     with pytest.raises(ModelError) as error:
         embedded.base_folder(cache=cache, wheel=wheel if place == "argument" else None)
     assert embedded.WHEEL_SHA256 in str(error.value)
-    assert embedded._sha256(wheel) in str(error.value)
+    assert file_sha256(wheel) in str(error.value)
 
 
 def test_a_cache_that_cannot_be_written_is_a_model_error(tmp_path: Path) -> None:

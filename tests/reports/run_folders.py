@@ -75,13 +75,15 @@ def measurement(refusals: int, false_refusals: int, kl: float) -> Measurement:
     )
 
 
-def refusal_map(n_rows: int = 4, n_columns: int = 4, lattice: str = "hexagonal") -> RefusalMap:
+def refusal_map(
+    n_rows: int = 4, n_columns: int = 4, lattice: str = "hexagonal", *, n_layers: int = N_LAYERS
+) -> RefusalMap:
     """A map whose spread and separation grow over the layers."""
     generator = torch.Generator().manual_seed(7)
     n_units = n_rows * n_columns
-    growth = torch.linspace(0.5, 6.0, N_LAYERS + 1)[:, None, None]
-    codebook = growth * (1 + torch.randn(N_LAYERS + 1, n_units, WIDTH, generator=generator))
-    weights = torch.rand(N_LAYERS + 1, n_units, generator=generator) ** 2
+    growth = torch.linspace(0.5, 6.0, n_layers + 1)[:, None, None]
+    codebook = growth * (1 + torch.randn(n_layers + 1, n_units, WIDTH, generator=generator))
+    weights = torch.rand(n_layers + 1, n_units, generator=generator) ** 2
     best_units = torch.multinomial(weights, N_TRAIN, replacement=True, generator=generator)
     hit_counts = torch.stack([torch.bincount(row, minlength=n_units) for row in best_units])
     return RefusalMap(
@@ -93,9 +95,9 @@ def refusal_map(n_rows: int = 4, n_columns: int = 4, lattice: str = "hexagonal")
         hit_counts=hit_counts,
         best_units=best_units,
         quantization_error=growth.flatten() * 1.7,
-        topographic_error=torch.rand(N_LAYERS + 1, generator=generator),
-        u_matrix=growth[..., 0] * (1 + torch.rand(N_LAYERS + 1, n_units, generator=generator)),
-        harmless_mean=torch.zeros(N_LAYERS + 1, WIDTH),
+        topographic_error=torch.rand(n_layers + 1, generator=generator),
+        u_matrix=growth[..., 0] * (1 + torch.rand(n_layers + 1, n_units, generator=generator)),
+        harmless_mean=torch.zeros(n_layers + 1, WIDTH),
         harmful_mean=codebook.mean(dim=1),
         train_ids=tuple(f"harmful-{i}" for i in range(N_TRAIN)),
     )
@@ -158,7 +160,13 @@ def effect(texts: tuple[str, ...] = ()) -> Effect:
 
 
 def write_run(
-    path: Path, *, until: str = "summary", n_trials: int = 48, texts: tuple[str, ...] = (), **config: Any
+    path: Path,
+    *,
+    until: str = "summary",
+    n_trials: int = 48,
+    texts: tuple[str, ...] = (),
+    n_layers: int = N_LAYERS,
+    **config: Any,
 ) -> Path:
     """A run folder with every file up to stage ``until``. ``config``: sections of the configuration.
 
@@ -172,13 +180,13 @@ def write_run(
     manifest |= {"config_hash": "a" * 64, "seed": settings["seed"], "versions": {"sombrero": "0.1.0", "torch": "2.6.0"}}
     manifest |= {"identity": {"checkpoint": "b" * 64, "prompts": "c" * 64}, "keeps_responses": False}
     write(path / "run.json", manifest)
-    found_map = refusal_map()
+    found_map = refusal_map(n_layers=n_layers)
     found_effect = effect(texts)
     picked = found_effect.finalists[0].measurement
     verification = Verification(picked, ("harmful-9",), 0.0123, 0.00045, 0.05, 0.002, 24, 110)
     lines = trials(n_trials)
     records: dict[str, Any] = {
-        "coverage": [LayerAccounting(i, 3e-7 * (i + 1), (f"{i}.attention", f"{i}.mlp")) for i in range(N_LAYERS)],
+        "coverage": [LayerAccounting(i, 3e-7 * (i + 1), (f"{i}.attention", f"{i}.mlp")) for i in range(n_layers)],
         "baseline": Baseline(proportion(60, 64), (), (1, 2), (3,)),
         "effect": found_effect,
         "verification": verification,

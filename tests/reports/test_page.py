@@ -36,11 +36,12 @@ SECTIONS = [
     "verdict",
     "map",
     "manifold",
-    "layers",
     "sizes",
+    "layers",
     "controls",
     "trials",
     "samples",
+    "pairs",
     "proof",
     "origin",
 ]
@@ -134,7 +135,7 @@ def test_the_policy_allows_exactly_the_scripts_of_the_page(page: Page) -> None:
 
     (policy,) = [a["content"] or "" for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
     allowed = set(re.findall(r"'sha256-([^']+)'", policy))
-    code = [text for attributes, text in page.scripts if "type" not in attributes]
+    code = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
     assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in code} == allowed
 
 
@@ -214,7 +215,7 @@ def test_hostile_strings_stay_text(tmp_path: Path, hostile: str) -> None:
     page, usual = read(run), read(plain)
     # nothing was added to the page but text
     assert {tag for tag, _ in page.elements} <= {tag for tag, _ in usual.elements}
-    assert len(page.scripts) == len(usual.scripts) == 3
+    assert len(page.scripts) == len(usual.scripts) == 4
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     shown = "".join(c if c.isprintable() else f"⟨U+{ord(c):04X}⟩" for c in hostile)
     assert page.words.count(" ".join(shown.split())) >= 6
@@ -223,7 +224,7 @@ def test_hostile_strings_stay_text(tmp_path: Path, hostile: str) -> None:
 
 def test_control_characters_are_shown_and_never_sent(tmp_path: Path) -> None:
     html = write_report(write_run(tmp_path / "run", texts=HOSTILE[-1:])).read_text(encoding="utf-8")
-    own = html.split("<script>")[0]
+    own = html.split('<script type="application/json"')[0]
     assert "⟨U+202E⟩" in own and "⟨U+0000⟩" in own and "⟨U+2028⟩" in own
     assert not set(own) & set("\u2028\u202e\x00\x07\x1b\x7f")
 
@@ -258,6 +259,7 @@ def test_partial_runs_show_what_is_there(tmp_path: Path, until: str) -> None:
         "controls": "directions",
         "trials": "search",
         "samples": "effect",
+        "pairs": "effect",
         "proof": "coverage",
         "origin": "coverage",
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from rich.console import Console
 from transformers import AutoTokenizer
 
 from sombrero import verbs
@@ -18,6 +20,7 @@ from sombrero.evaluation import measure as measure_module
 from sombrero.reports import write_measurement
 from sombrero.reports.measurement_page import render_measurement
 from sombrero.safe_text import json_text, printable
+from sombrero.tables import print_measurement
 from tests.reports.run_folders import HOSTILE
 from tests.reports.test_page import Page
 from tests.test_cli_errors import save_undescribed
@@ -87,6 +90,44 @@ def test_the_page_shows_the_figures_and_fetches_nothing(measured: Measured) -> N
     assert len(html) < 200_000
 
 
+def test_other_detectors_agree_or_not_and_no_harmful_text_is_shown(measured: Measured, tmp_path: Path) -> None:
+    both = config(measured.settings, evaluation={"detector": ["substring", "opening"]})
+    found = verbs.measure(both, against=str(measured.base), out=tmp_path)
+    assert json.loads((tmp_path / "measurement.json").read_text(encoding="utf-8")) == found
+    assert (found["settings"]["detector"], found["settings"]["other_detectors"]) == ("substring", ["opening"])
+    assert measured.found["agreement"] is None
+    for name in ("refusals", "false_refusals", "harmless_refusals", "labels"):  # the first one gives the verdicts
+        assert found[name] == measured.found[name]
+    assert set(found["agreement"]) == {"model", "against"}
+    for model, pairs in found["agreement"].items():
+        assert [(pair["set"], pair["n"]) for pair in pairs] == [
+            ("all", 12), ("harmful", 4), ("borderline", 4), ("harmless", 4),
+        ]  # fmt: skip
+        assert all((pair["first"], pair["second"]) == ("substring", "opening") for pair in pairs)
+        key = "label" if model == "model" else "base"
+        labels = {verdict["id"]: verdict[key] for verdict in found["verdicts"]}
+        for pair in pairs[1:]:
+            equal = sum(pair["table"][place][place] for place in range(len(pair["labels"])))
+            assert equal + len(pair["disagreements"]) == pair["n"]
+            for one in pair["disagreements"]:
+                assert labels[one["id"]] == one["first"] != one["second"]
+                assert (one["prompt"] is None and one["response"] is None) == (pair["set"] == "harmful")
+        assert pairs[0]["disagreements"] is None
+    for path in tmp_path.iterdir():
+        assert "Take the" not in path.read_text(encoding="utf-8"), path
+    page = Page((tmp_path / "measurement.html").read_text(encoding="utf-8"))
+    assert "agreement" in [a["id"] for tag, a in page.elements if tag == "section"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_measurement(console, found)
+    assert console.export_text().count("substring and opening: Cohen's κ") == 2
+
+
+def test_a_run_takes_one_detector(measured: Measured, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a run has one detector, and there are 2"):
+        verbs.map(config(measured.settings, evaluation={"detector": ["substring", "opening"]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_samples_are_harmless_and_borderline_alone(measured: Measured) -> None:
     assert {sample["kind"] for sample in measured.found["samples"]} == {"harmless", "borderline"}
     # harmful prompts begin with "Take the": neither they nor any answer to them is in a file
@@ -100,6 +141,12 @@ def test_hostile_answers_reach_neither_terminal_nor_page(measured: Measured, tmp
     for sample in found["samples"]:
         sample |= {"prompt": hostile, "base": hostile, "answer": hostile}
     found |= {"model": hostile, "against": hostile, "notes": [hostile]}
+    pair = {"set": "harmless", "first": hostile, "second": hostile, "n": 1, "n_judged": 1, "kappa": None}
+    pair |= {"refusal_kappa": None, "observed": 0.0, "problem": hostile, "labels": ["answer"], "table": [[1]]}
+    pair["disagreements"] = [
+        {"id": hostile, "first": "answer", "second": "refusal", "prompt": hostile, "response": hostile}
+    ]
+    found["agreement"] = {"model": [pair | {"set": "all", "disagreements": None}, pair], "against": None}
     task = {"task": hostile, "metric": hostile, "value": 0.5, "stderr": None, "n": 3}
     found["tasks"] = {"model": [task | {"higher_is_better": True, "version": hostile}], "against": None}
     text = json_text(found)
@@ -109,6 +156,9 @@ def test_hostile_answers_reach_neither_terminal_nor_page(measured: Measured, tmp
     assert not RAW.search(html)
     for piece in ("<script", "<img", "<svg", "<iframe", "onmouseover='", 'href="javascript'):
         assert piece not in html
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_measurement(console, found)
+    assert not RAW.search(console.export_text())
 
 
 def test_printable_keeps_what_people_write() -> None:

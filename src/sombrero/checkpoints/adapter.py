@@ -72,7 +72,7 @@ def export_adapter(
     tensors: dict[str, torch.Tensor] = {}
     for name, change in changes.items():
         path = f"{_PREFIX}{named[name].module_path}"
-        tensors[f"{path}.lora_A.weight"] = _padded(change.A.T, rank, axis=0)
+        tensors[f"{path}.lora_A.weight"] = _padded(change.reader.T, rank, axis=0)
         tensors[f"{path}.lora_B.weight"] = _padded(-change.strength * change.V, rank, axis=1)
     config = _config([named[name] for name in changes], rank, base, revision)
     data = save(tensors, metadata={"format": "pt", "sombrero": canonical(provenance)})
@@ -111,7 +111,7 @@ def export_adapter(
 def _does_something(change: LowRankEdit) -> bool:
     removes = change.strength != 0 and bool(change.V.any())
     return change.row_scale is not None or (
-        removes and (bool(change.A.any()) or (change.c is not None and bool(change.c.any())))
+        removes and (bool(change.reader.any()) or (change.c is not None and bool(change.c.any())))
     )
 
 
@@ -119,6 +119,10 @@ def _check(writer: Writer, change: LowRankEdit) -> None:
     if writer.layout not in ("linear", "conv1d"):
         raise CheckpointError(
             f"{writer.name} is stored as {writer.layout}, and a LoRA holds plain layers alone; bake merged weights"
+        )
+    if change.A is None:
+        raise CheckpointError(
+            f"the edit of {writer.name} reads what the module writes, which a LoRA cannot; bake merged weights"
         )
     if change.row_scale is not None:
         raise CheckpointError(
@@ -130,12 +134,13 @@ def _check(writer: Writer, change: LowRankEdit) -> None:
             f"the edit of {writer.name} shifts its bias (rule affine), and a LoRA that vLLM loads has none; bake "
             "merged weights, or take another rule"
         )
-    if change.V.shape != (writer.d_out, change.A.shape[-1]) or change.A.shape[0] != writer.d_in:
+    A = change.A
+    if change.V.shape != (writer.d_out, A.shape[-1]) or A.shape[0] != writer.d_in:
         raise CheckpointError(
-            f"the edit of {writer.name} has V {tuple(change.V.shape)} and A {tuple(change.A.shape)}, the writer is "
+            f"the edit of {writer.name} has V {tuple(change.V.shape)} and A {tuple(A.shape)}, the writer is "
             f"({writer.d_out}, {writer.d_in}); the edit was made for another model"
         )
-    if not all(bool(torch.isfinite(part).all()) for part in (change.V, change.A, torch.tensor(change.strength))):
+    if not all(bool(torch.isfinite(part).all()) for part in (change.V, change.reader, torch.tensor(change.strength))):
         raise NumericalError(f"the edit of {writer.name} holds numbers that are not finite; fit it again")
 
 

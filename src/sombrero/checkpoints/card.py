@@ -15,7 +15,7 @@ from sombrero.checkpoints.companions import CARD_NAME, RENAMED
 from sombrero.checkpoints.markup import base_license, code, fenced, hub_id, plain, yaml_string
 from sombrero.checkpoints.staging import write_text
 from sombrero.errors import CheckpointError
-from sombrero.records import EditParameters, Measurement, Proportion
+from sombrero.records import EditParameters, Measurement, PairedRefusals, Proportion, Spread
 
 BASE_CARD_NAME = RENAMED[CARD_NAME]
 NOT_MEASURED = (
@@ -56,9 +56,9 @@ class CardData:
     """Everything a card says. Any string may come from outside; the card escapes it.
 
     base: hub id or folder of the base (of a folder, only its last part is printed). rank: K of the edit. n_edited:
-    count of edited tensors. effects: before and after, as measured_how says. prompts: name of a prompt set -> what it
-    is and its size. command and config (TOML): what makes this checkpoint again. versions: package -> version. adapter:
-    the folder holds a LoRA adapter, not merged weights.
+    count of edited tensors. effects: before and after, as measured_how says. pairs: paired tests, in sentences.
+    prompts: name of a prompt set -> what it is and its size. command and config (TOML): what makes this checkpoint
+    again. versions: package -> version. adapter: the folder holds a LoRA adapter, not merged weights.
     """
 
     name: str
@@ -74,6 +74,7 @@ class CardData:
     prompts: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     measured_how: str = MEASURED_BAKED
+    pairs: tuple[str, ...] = ()
     not_measured: tuple[str, ...] = NOT_MEASURED
     adapter: bool = False
 
@@ -90,8 +91,9 @@ def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect
         *(() if edited.contrast_refusals is None else (contrast,)),
         CardEffect("False refusals on borderline-safe prompts", base.false_refusals, edited.false_refusals),
         CardEffect("Refusals on plain harmless prompts", base.harmless_refusals, edited.harmless_refusals),
-        CardEffect("KL(base, edited), first token", None, edited.kl.first_token, "nats"),
-        CardEffect("KL(base, edited), per token of the base's answer", None, edited.kl.sequence, "nats"),
+        *_reasoning(base, edited),
+        *_divergence("KL(base, edited), first token", edited.kl.first_token, edited.kl.first_token_spread),
+        *_divergence("KL(base, edited), per token of the base's answer", edited.kl.sequence, edited.kl.sequence_spread),
         CardEffect(
             "Perplexity of harmless answers under the base", base.coherence.perplexity, edited.coherence.perplexity
         ),
@@ -103,6 +105,43 @@ def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect
             edited.coherence.degenerate,
             f"of {edited.coherence.n}",
         ),
+    )
+
+
+def paired_sentence(name: str, pair: PairedRefusals) -> str:
+    """The two models' refusals on the same prompts, in words. ``name``: of the prompts, as "harmful prompts"."""
+    interval = "" if pair.low is None or pair.high is None else f", 95% {100 * pair.low:+.1f} to {100 * pair.high:+.1f}"
+    return (
+        f"{name}: {pair.base_only} of {pair.n} refused by the base alone, {pair.edited_only} by this checkpoint alone; "
+        f"difference {100 * pair.difference:+.1f} points (paired bootstrap{interval}), McNemar's exact test "
+        f"p = {pair.p_value:.2g}"
+    )
+
+
+def _reasoning(base: Measurement, edited: Measurement) -> tuple[CardEffect, ...]:
+    """What is cut off inside its reasoning, and reasoning that refuses; nothing of models that do not reason."""
+    found = [
+        CardEffect(
+            "Harmful prompts cut off inside the reasoning",
+            base.labels.get("unfinished"),
+            edited.labels.get("unfinished"),
+            f"of {sum(edited.labels.values())}",
+        ),
+        CardEffect("Reasoning that refuses, on harmful prompts", base.reasoning_refusals, edited.reasoning_refusals),
+    ]
+    return tuple(effect for effect in found if effect.base or effect.edited)
+
+
+def _divergence(name: str, mean: float, spread: Spread | None) -> tuple[CardEffect, ...]:
+    """The mean, and where it is known how the values of single prompts lie around it."""
+    if spread is None:
+        return (CardEffect(name, None, mean, "nats"),)
+    interval = "" if spread.low is None else f" (mean, 95% interval {spread.low:.3g} to {spread.high:.3g})"
+    infinite = f"; infinite on {spread.infinite} prompts" if spread.infinite else ""
+    return (
+        CardEffect(f"{name}{interval}", None, mean, "nats"),
+        CardEffect(f"{name}, median over prompts", None, spread.median, "nats"),
+        CardEffect(f"{name}, 95% quantile over prompts{infinite}", None, spread.q95, "nats"),
     )
 
 

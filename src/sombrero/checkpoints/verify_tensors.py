@@ -68,7 +68,7 @@ def verify_tensors(
 
 def _names(writer: Writer, change: LowRankEdit) -> list[str]:
     removes = change.strength != 0 and bool(change.V.any())
-    names = [writer.weight_name] if change.row_scale is not None or (removes and bool(change.A.any())) else []
+    names = [writer.weight_name] if change.row_scale is not None or (removes and bool(change.reader.any())) else []
     moved = removes and change.c is not None and bool(change.c.any())
     if writer.bias_name is not None and (moved or change.row_scale is not None):
         names.append(writer.bias_name)
@@ -133,7 +133,7 @@ def _sample(codec: Codec, rows: int, generator: np.random.Generator) -> list[Pie
 
 def _edited(base: Floats, change: LowRankEdit, writer: Writer, piece: Piece) -> tuple[Floats, Floats]:
     """The rows after the edit, and the size of the numbers that enter each of theirs."""
-    V, A = (part.detach().cpu().double().numpy() for part in (change.V, change.A))
+    V, A = (part.detach().cpu().double().numpy() for part in (change.V, change.reader))
     left, right = (A, V) if writer.layout == "conv1d" else (V, A)
     left = left[piece.first : piece.last]
     wanted = base - change.strength * (left @ right.T)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sombrero.models.weights import read_weight
 from sombrero.records import Writer
 
 Receiver = Callable[[Mapping[str, torch.Tensor]], None]
@@ -19,7 +20,7 @@ def gain(model: nn.Module, writer: Writer) -> torch.Tensor:
     """g ``(d,)`` float32: what the norms behind the writer multiply its output by, beside their division by the rms."""
     product = torch.ones(writer.d_out)
     for norm in writer.post_norms:
-        weight = model.get_submodule(norm.module_path).get_parameter("weight").detach()
+        weight = read_weight(model, f"{norm.module_path}.weight")
         product = product.to(weight.device) * (weight.to(torch.float32) + norm.offset)
     return product
 
@@ -76,7 +77,7 @@ class _Watch:
         """Keep, of a norm, ``g / rms``: what it multiplied each token by."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            g = module.get_parameter("weight").detach().to(torch.float32) + offset
+            g = read_weight(module, "weight").to(torch.float32) + offset
             scaled = g * args[0].to(torch.float32)
             squares = scaled.square().sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
             per_token = (output.to(torch.float32) * scaled).sum(-1, keepdim=True) / squares

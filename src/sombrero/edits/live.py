@@ -11,7 +11,8 @@ from torch import nn
 
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.errors import ArchitectureError
-from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer
+from sombrero.models.weights import in_place, is_offloaded, read_weight
+from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer, execution_device
 
 Hook = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
 
@@ -38,7 +39,11 @@ def live_edit(
             writer = by_name[name]
             module = handle.model.get_submodule(writer.module_path)
             if rounded and writer.n_experts is not None:
-                stack.enter_context(_exchanged(low_rank, module, writer, handle.stored_dtype))
+                if is_offloaded(module):
+                    hook = _exchanging(low_rank, writer, handle.stored_dtype)
+                    stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+                else:
+                    stack.enter_context(_exchanged(low_rank, module, writer, handle.stored_dtype))
                 continue
             if rounded:
                 hook = _replace(low_rank, module, writer, handle.stored_dtype)
@@ -55,7 +60,7 @@ def edited(handle: ModelHandle, writers: Sequence[Writer], edit: ModelEdit, *, r
 
 def _placed(edit: LowRankEdit, module: nn.Module) -> LowRankEdit:
     """The edit's tensors where the module's weight is, in float32: moved once, not at every token."""
-    device = next(module.parameters()).device
+    device = execution_device(module)
     A, c, row_scale, U = (
         None if part is None else part.to(device, torch.float32) for part in (edit.A, edit.c, edit.row_scale, edit.U)
     )
@@ -89,20 +94,38 @@ def _exchanged(
             parameter.data = loaded
 
 
+def _exchanging(edit: LowRankEdit, writer: Writer, stored_dtype: torch.dtype | None) -> Callable[..., Any]:
+    """The same for experts whose tensors are in memory during a call alone: they run again, edited."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> Any:
+        with in_place(module), _exchanged(edit, module, writer, stored_dtype):
+            # accelerate keeps the class's own forward there
+            return module._old_forward(*args, **kwargs)  # type: ignore[operator]
+
+    return hook
+
+
 def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None) -> Hook:
-    loaded = module.get_parameter("weight").detach()
-    dtype, stored_dtype = loaded.dtype, stored_dtype or loaded.dtype
-    weight = edit_weight(loaded.to(stored_dtype), edit, writer.layout).to(dtype)
-    rows = weight if writer.layout == "linear" else weight.T
-    old = module.bias
-    if not isinstance(old, torch.Tensor) and edit.c is not None and edit.c.any():
+    has_bias = isinstance(module.bias, torch.Tensor)
+    if not has_bias and edit.c is not None and edit.c.any():
         raise ArchitectureError(
             f"the edit of {writer.name} moves a bias (c is not zero), and {writer.module_path} has none: no checkpoint "
             "of this architecture can hold it; take a rule without c"
         )
-    bias = edit_bias(old.detach().to(stored_dtype), edit).to(dtype) if isinstance(old, torch.Tensor) else None
+
+    def edited_weights() -> tuple[torch.Tensor, torch.Tensor | None]:
+        loaded = read_weight(module, "weight")
+        dtype, stored = loaded.dtype, stored_dtype or loaded.dtype
+        weight = edit_weight(loaded.to(stored), edit, writer.layout).to(dtype)
+        rows = weight if writer.layout == "linear" else weight.T
+        return rows, edit_bias(read_weight(module, "bias").to(stored), edit).to(dtype) if has_bias else None
+
+    # weights that are offloaded are not to be held: each call reads and edits them again
+    held = None if is_offloaded(module) else edited_weights()
 
     def hook(_module: nn.Module, args: tuple[Any, ...], _output: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(args[0], rows, bias)
+        rows, bias = held or edited_weights()
+        x = args[0].to(rows.device)
+        return nn.functional.linear(x, rows.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     return hook

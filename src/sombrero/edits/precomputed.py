@@ -10,6 +10,7 @@ from sombrero.edits.balance import BalancedSolution, solve_balanced
 from sombrero.edits.contributions import gain
 from sombrero.edits.guards import GuardedSolution, solve_guarded
 from sombrero.errors import UsageError
+from sombrero.models.weights import read_weight
 from sombrero.records import DirectionSet, HiddenStates, ModelHandle, Writer
 
 ROWS_IN_BLOCK = 4096
@@ -98,9 +99,8 @@ class WriterProducts:
         """The writer's bias ``(d,)``, if it has one."""
         if writer.bias_name is None:
             return None
-        return (
-            self._model.get_parameter(f"{writer.module_path}.{writer.bias_parameter}").detach().to("cpu", torch.float32)
-        )
+        path = f"{writer.module_path}.{writer.bias_parameter}"
+        return read_weight(self._model, path).to("cpu", torch.float32)
 
     def guarded(
         self, writer: Writer, name: str, index: int, units: Sequence[int], alpha: float, beta: float, gamma: float
@@ -143,6 +143,6 @@ class WriterProducts:
         return self._harmful[writer.name], self._harmless[writer.name]
 
     def _weight(self, writer: Writer) -> torch.Tensor:
-        """The weight as ``(d, d_in)``, in the model's dtype and where it is: a view, never a copy."""
-        weight = self._model.get_parameter(f"{writer.module_path}.{writer.parameter}").detach()
+        """The weight as ``(d, d_in)``, in the model's dtype: of one in memory a view, never a copy."""
+        weight = read_weight(self._model, f"{writer.module_path}.{writer.parameter}")
         return weight if writer.layout == "linear" else weight.T

@@ -1,6 +1,6 @@
 """Measure a model: greedy answers, refusals, divergence from the base model, coherence."""
 
-from sombrero.evaluation.agreement import Agreement, judge_with, measure_agreement
+from sombrero.evaluation.agreement import Agreement, PromptKind, judge_with, measure_agreement
 from sombrero.evaluation.capability import run_tasks
 from sombrero.evaluation.coherence import distinct_share, measure_coherence, perplexity
 from sombrero.evaluation.detectors import (
@@ -50,6 +50,7 @@ __all__ = [
     "Matched",
     "MeasuredFront",
     "OpeningDetector",
+    "PromptKind",
     "SplitResponse",
     "TextDetector",
     "base_continuations",

@@ -11,7 +11,7 @@ from sombrero.errors import UsageError
 from sombrero.evaluation.detectors import Detector
 from sombrero.records import Prompt, Response, Verdict, VerdictLabel
 
-PromptKind = Literal["harmful", "harmless", "borderline", "contrast"]
+PromptKind = Literal["harmful", "harmless", "borderline", "contrast", "all"]
 SHOWN: tuple[PromptKind, ...] = ("harmless", "borderline")
 """Kinds of prompts whose texts may be shown; of every other kind there are ids alone."""
 

@@ -9,7 +9,7 @@ import torch
 
 from sombrero.errors import UsageError
 from sombrero.evaluation.degenerate import find_fault, repeated_share
-from sombrero.evaluation.divergence import continuation_batches, continuation_log_probs
+from sombrero.evaluation.divergence import KnownBeginning, continuation_batches, continuation_log_probs
 from sombrero.records import Coherence, RenderedPrompt, Response, Subject, Verdict
 
 
@@ -26,10 +26,10 @@ def perplexity(
     An end token counts as an answer token. Raises UsageError when there is no response.
     """
     answers = [response.token_ids for response in responses]
-    total, n_tokens = 0.0, 0
+    total, n_tokens, known = 0.0, 0, KnownBeginning()
     with base() as handle:
         for batch in continuation_batches(handle, prompts, answers, batch_tokens):
-            log_probs = continuation_log_probs(handle, [prompts[i] for i in batch], [answers[i] for i in batch])
+            log_probs = continuation_log_probs(handle, [prompts[i] for i in batch], [answers[i] for i in batch], known)
             tokens = torch.tensor([t for i in batch for t in answers[i]], device=log_probs.device)
             total -= float(log_probs.gather(1, tokens[:, None]).double().sum())
             n_tokens += len(tokens)

@@ -11,6 +11,7 @@ from sombrero.errors import NumericalError, UsageError
 from sombrero.evaluation.generate import generate
 from sombrero.evaluation.statistics import summarize_values
 from sombrero.models.batches import Forward, prepare_batch, require_room, token_batches
+from sombrero.models.cache import Beginning
 from sombrero.records import Divergence, ModelHandle, RenderedPrompt, Subject
 
 LOGITS_BUDGET = 2**24
@@ -69,18 +70,25 @@ def base_continuations(
 
 
 def continuation_log_probs(
-    handle: ModelHandle, prompts: Sequence[RenderedPrompt], continuations: Sequence[Sequence[int]]
+    handle: ModelHandle,
+    prompts: Sequence[RenderedPrompt],
+    continuations: Sequence[Sequence[int]],
+    known: KnownBeginning | None = None,
 ) -> torch.Tensor:
     """Teacher-forced log-probs at every position that predicts a continuation token, the first one included.
 
     Returns ``(sum of the continuations' lengths, vocab)`` float32 on the model's device, one prompt after another. The
-    model sees all rows as one batch; logits are computed at the needed positions only.
+    model sees all rows as one batch; logits are computed at the needed positions only. ``known`` is what the model, as
+    it is now edited, made of an earlier batch's common beginning; it is kept there for the next one.
     """
+    known = known or KnownBeginning()
     rows = [(*p.token_ids, *c[:-1]) for p, c in zip(prompts, continuations, strict=True)]
     lengths = torch.tensor([len(c) for c in continuations])
     n_last = int(lengths.max())
     with torch.inference_mode():
-        logits = Forward(handle.model).last_logits(prepare_batch(handle, rows, n_last=n_last), n_last)
+        batch = prepare_batch(handle, rows, n_last=n_last, beginning=known.beginning)
+        known.beginning = batch.beginning or known.beginning
+        logits = Forward(handle.model).last_logits(batch, n_last)
         needed = torch.arange(n_last) >= n_last - lengths[:, None]
         kept = logits[needed.to(logits.device)]
         found = torch.empty(kept.shape, dtype=torch.float32, device=kept.device)
@@ -88,6 +96,13 @@ def continuation_log_probs(
             part = slice(start, start + POSITIONS_AT_ONCE)
             torch.log_softmax(kept[part].float(), dim=-1, out=found[part])
     return found
+
+
+@dataclass
+class KnownBeginning:
+    """The keys and values of the beginning that all rows share, once a batch has made them."""
+
+    beginning: Beginning | None = None
 
 
 def continuation_batches(
@@ -200,12 +215,13 @@ def _compare_positions(
     with base() as handle:
         batches = list(continuation_batches(handle, prompts, continuations, batch_tokens))
     found: dict[int, PositionValues] = {}
+    of_base, of_edited = KnownBeginning(), KnownBeginning()
     for batch in batches:
         rows, targets = [prompts[i] for i in batch], [continuations[i] for i in batch]
         with base() as handle:
-            expected = continuation_log_probs(handle, rows, targets)
+            expected = continuation_log_probs(handle, rows, targets, of_base)
         with edited() as handle:
-            measured = continuation_log_probs(handle, rows, targets)
+            measured = continuation_log_probs(handle, rows, targets, of_edited)
         pairs = list(zip(expected.split(POSITIONS_AT_ONCE), measured.split(POSITIONS_AT_ONCE), strict=True))
         values = torch.cat([kl(b, e) for b, e in pairs]).cpu()
         agrees = torch.cat([b.argmax(dim=-1).cpu() == e.argmax(dim=-1).cpu() for b, e in pairs])

@@ -15,11 +15,18 @@ import torch
 from sombrero.errors import PromptError, UsageError
 from sombrero.evaluation.row_batch import RowBatch
 from sombrero.evaluation.row_memory import is_out_of_memory, rows_that_fit
-from sombrero.models.batches import by_length, require_room
+from sombrero.models.batches import by_length, common_prefix, require_room
+from sombrero.models.cache import is_reserved, reserved_cache
 from sombrero.records import ModelHandle, RenderedPrompt, Response
 
 CHECK_EVERY = 4
 """Tokens of a row between looks at its text, and steps between transfers from the device."""
+PASS_TOKENS = 512
+"""Tokens that make a pass over new rows worth while; of fewer, the matrix products are not much faster."""
+EVEN_SHARE = 0.8
+"""A row whose own tokens are less than this share of the longest row's is left to the next pass over new rows."""
+Settled = Callable[[str], bool]
+"""Whether more text cannot change what is asked of a text."""
 DROP_SHARE = 0.25
 """Ended rows leave the batch, and others join, when they are this share of it: that copies the cache once."""
 
@@ -30,7 +37,7 @@ def generate(
     *,
     max_new_tokens: int = 100,
     batch_size: int = 64,
-    settled: Callable[[str], bool] | None = None,
+    settled: Settled | Sequence[Settled | None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     refill: bool = True,
 ) -> tuple[Response, ...]:
@@ -39,7 +46,7 @@ def generate(
     Plain greedy: of the model's generation configuration only the end tokens count, so that models are compared on
     equal terms. A row ends at an end token, which is its last token id; after ``max_new_tokens``; or, looked at every
     CHECK_EVERY tokens, when ``settled`` says that more text cannot change its verdict. Text leaves special tokens out,
-    but for those that delimit reasoning (``handle.kept_tokens``).
+    but for those that delimit reasoning (``handle.kept_tokens``). ``settled`` may be one, or None, for each prompt.
     ``on_progress`` is given the number of answers that ended since its last call.
 
     ``batch_size`` is the most rows at once; fewer are taken when free memory asks for it, and half as many whenever
@@ -47,21 +54,28 @@ def generate(
     prompts take the places of ended rows; without it, a batch ends before the next begins (as it always does where a
     model has sliding or recurrent layers).
 
-    Raises UsageError for sizes below 1 and PromptError for a prompt that is empty, too long for the model, or too long
-    for memory even alone.
+    Raises UsageError for sizes below 1 or another number of ``settled`` than of prompts, and PromptError for a prompt
+    that is empty, too long for the model, or too long for memory even alone.
     """
     if max_new_tokens < 1 or batch_size < 1:
         raise UsageError(
             f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both must be at least 1 to generate"
         )
+    looks = [settled] * len(prompts) if settled is None or callable(settled) else list(settled)
+    if len(looks) != len(prompts):
+        raise UsageError(f"{len(looks)} settled for {len(prompts)} prompts; give one for each, or one for all")
     require_room(handle, prompts, max_new_tokens)
     if not prompts:
         return ()
     ends = end_tokens(handle)
     dropped = _dropped_tokens(handle)
-    rows = [_Row(handle, prompt, settled, ends, max_new_tokens, dropped) for prompt in prompts]
-    # longest first: little padding, and what does not fit into memory fails at once
+    rows = [
+        _Row(handle, prompt, look, ends, max_new_tokens, dropped) for prompt, look in zip(prompts, looks, strict=True)
+    ]
+    # longest first: little padding, and what does not fit into memory fails at once; whole answers before those that
+    # may end early, which then fill the places that get free: few steps are made with few rows
     order = [rows[i] for i in by_length([len(prompt.token_ids) for prompt in prompts])]
+    order.sort(key=lambda row: row.settled is not None)
     with torch.inference_mode():
         for n_ended in _answer(handle, order, max_new_tokens, batch_size, refill):
             if on_progress is not None:
@@ -87,7 +101,7 @@ def _dropped_tokens(handle: ModelHandle) -> frozenset[int]:
 
 def _answer(handle: ModelHandle, rows: Sequence[_Row], n_new: int, batch_size: int, refill: bool) -> Iterator[int]:
     """Bring every row to its end, in smaller batches where memory does not do; yields how many ended, each time."""
-    longest = len(rows[0].prompt.token_ids)
+    longest = max(len(row.prompt.token_ids) for row in rows)
     limit = rows_that_fit(handle.model, longest=longest, n_new=n_new, at_most=batch_size)
     while waiting := deque(row for row in rows if row.stopped is None):
         under_way: list[_Row] = []
@@ -114,14 +128,21 @@ def _decode(batch: RowBatch, waiting: deque[_Row], under_way: list[_Row], limit:
     ``under_way`` are the rows in the batch, for whoever must know when a step fails.
     """
     enough = max(1.0, DROP_SHARE * limit)
+    prompts = [row.prompt.token_ids for row in waiting]
+    n_shared = common_prefix(prompts, min(map(len, prompts)) - 1)
+    may_split = is_reserved(reserved_cache(batch.handle.model.config, 0))
     while True:
         kept = [place for place, row in enumerate(under_way) if row.stopped is None]
         stay = [under_way[place] for place in kept]
         if waiting and (not kept or (refill and batch.takes_more and limit - len(kept) >= enough)):
-            new = [waiting.popleft() for _ in range(min(limit - len(kept), len(waiting)))]
-            under_way[:] = [*stay, *new]
-            first = batch.admit([row.prompt.token_ids for row in new], kept)
-            tokens: list[list[int]] = [*([] for _ in stay), *([token] for token in first)]
+            under_way[:] = stay
+            tokens: list[list[int]] = [[] for _ in stay]
+            while waiting and len(under_way) < limit and (batch.takes_more or not tokens):
+                new = _take(waiting, limit - len(under_way), n_shared if may_split else None)
+                under_way += new
+                first = batch.admit([row.prompt.token_ids for row in new], kept)
+                kept = list(range(len(under_way)))
+                tokens += [[token] for token in first]
         elif not kept:
             return
         else:
@@ -137,6 +158,23 @@ def _decode(batch: RowBatch, waiting: deque[_Row], under_way: list[_Row], limit:
         n_ended = running - sum(row.stopped is None for row in under_way)
         if n_ended:
             yield n_ended
+
+
+def _take(waiting: deque[_Row], room: int, n_shared: int | None) -> list[_Row]:
+    """The next rows, at most ``room``: as many as one pass takes without much padding, or all where n_shared is None.
+
+    ``n_shared`` tokens at the beginning are run once for all rows, so they need no padding.
+    """
+    new = [waiting.popleft()]
+    longest = len(new[0].prompt.token_ids) - (n_shared or 0)
+    while waiting and len(new) < room:
+        own = len(waiting[0].prompt.token_ids) - (n_shared or 0)
+        uneven = own < EVEN_SHARE * longest or own > longest
+        if n_shared is not None and uneven and len(new) * longest >= PASS_TOKENS:
+            break
+        new.append(waiting.popleft())
+        longest = max(longest, own)
+    return new
 
 
 @dataclass

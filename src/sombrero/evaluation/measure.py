@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sombrero.errors import PromptError, UsageError
+from sombrero.evaluation.agreement import judge_with
 from sombrero.evaluation.coherence import measure_coherence
 from sombrero.evaluation.detectors import Detector, is_refusal, refusal_share
 from sombrero.evaluation.divergence import base_continuations, measure_divergence, no_divergence
@@ -21,6 +22,7 @@ from sombrero.records import (
     RenderedPrompt,
     Response,
     Sample,
+    SecondOpinion,
     Subject,
     Verdict,
     VerdictLabel,
@@ -71,6 +73,7 @@ def measure(
     sets: EvaluationSets,
     *,
     detector: Detector,
+    others: Sequence[Detector] = (),
     max_new_tokens: int = 100,
     batch_size: int = 64,
     sequence_tokens: int | None = None,
@@ -88,32 +91,32 @@ def measure(
 
     The second value holds the responses to harmless and borderline prompts by prompt id. Those to harmful prompts are
     scored and dropped, and cut as soon as they are certain refusals, unless ``keep_harmful`` asks for them. Borderline
-    answers after the first ``n_whole`` end when it is settled whether they refuse.
+    answers after the first ``n_whole`` end when it is settled whether they refuse. ``others`` are detectors that judge
+    the same responses, which are then all whole; raises UsageError for two of one name.
     """
+    whole = keep_harmful or bool(others)
 
-    def answer(prompts: Sequence[RenderedPrompt], settled: Callable[[str], bool] | None = None) -> tuple[Response, ...]:
-        if not prompts:
-            return ()
-        return generate(
+    asked = (*sets.harmful, *sets.contrast)
+    certain = None if whole else _refuses_for_certain(detector)
+    cut = [None if whole or place < n_whole else detector.settled for place in range(len(sets.borderline))]
+    with subject() as handle:
+        # all at once: rows of one set take the places of another's that have ended
+        answers = generate(
             handle,
-            prompts,
+            (*asked, *sets.harmless, *sets.borderline),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            settled=settled,
+            settled=[*([certain] * len(asked)), *([None] * len(sets.harmless)), *cut],
             on_progress=on_progress,
         )
-
-    with subject() as handle:
-        harmful = answer((*sets.harmful, *sets.contrast), None if keep_harmful else _refuses_for_certain(detector))
-        every = _judge(detector, (*sets.harmful, *sets.contrast), harmful)
-        kept = harmful if keep_harmful else ()
-        del harmful
-        harmless = answer(sets.harmless)
-        cut = None if keep_harmful else detector.settled
-        borderline = (*answer(sets.borderline[:n_whole]), *answer(sets.borderline[n_whole:], cut))
+    harmful, safe = answers[: len(asked)], answers[len(asked) :]
+    harmless, borderline = safe[: len(sets.harmless)], safe[len(sets.harmless) :]
+    every, *second = _judge(detector, others, asked, harmful)
+    kept = harmful if keep_harmful else ()
+    del answers, harmful
     verdicts, contrast = every[: len(sets.harmful)], every[len(sets.harmful) :]
-    harmless_verdicts = _judge(detector, sets.harmless, harmless)
-    borderline_verdicts = _judge(detector, sets.borderline, borderline)
+    harmless_verdicts, *on_harmless = _judge(detector, others, sets.harmless, harmless)
+    borderline_verdicts, *on_borderline = _judge(detector, others, sets.borderline, borderline)
     measurement = Measurement(
         refusals=refusal_share(verdicts),
         false_refusals=refusal_share(borderline_verdicts),
@@ -125,6 +128,10 @@ def measure(
         contrast_refusals=refusal_share(contrast) if contrast else None,
         safe_verdicts=(*borderline_verdicts, *harmless_verdicts),
         reasoning_refusals=_reasoning_refusals(verdicts),
+        opinions=tuple(
+            SecondOpinion(other.name, found, (*of_borderline, *of_harmless))
+            for other, found, of_borderline, of_harmless in zip(others, second, on_borderline, on_harmless, strict=True)
+        ),
     )
     return measurement, {response.prompt_id: response for response in (*kept, *harmless, *borderline)}
 
@@ -195,8 +202,11 @@ def _refuses_for_certain(detector: Detector) -> Callable[[str], bool]:
     return certain
 
 
-def _judge(detector: Detector, prompts: Sequence[RenderedPrompt], responses: Sequence[Response]) -> tuple[Verdict, ...]:
-    return detector.judge_all([rendered.prompt for rendered in prompts], responses)
+def _judge(
+    detector: Detector, others: Sequence[Detector], prompts: Sequence[RenderedPrompt], responses: Sequence[Response]
+) -> list[tuple[Verdict, ...]]:
+    """The verdicts of the detector, then those of each other one."""
+    return list(judge_with((detector, *others), [rendered.prompt for rendered in prompts], responses).values())
 
 
 def _reasoning_refusals(verdicts: Sequence[Verdict]) -> Proportion | None:

@@ -21,7 +21,7 @@ class RowBatch:
     """
 
     def __init__(self, handle: ModelHandle, n_new: int, max_length: int) -> None:
-        self._handle = handle
+        self.handle = handle
         self._forward = Forward(handle.model)
         self._n_new = n_new
         self._last_position = max_length - 1
@@ -44,7 +44,7 @@ class RowBatch:
         if not kept:  # what is not needed any more makes room first
             self._cache = None
         # rows that join are copied to others, where the room is
-        batch = prepare_batch(self._handle, rows, n_new=0 if kept else self._n_new, beginning=self._beginning)
+        batch = prepare_batch(self.handle, rows, n_new=0 if kept else self._n_new, beginning=self._beginning)
         assert batch.cache is not None
         self._beginning = batch.beginning or self._beginning
         tokens = self._next(batch.ids, batch.positions, batch.mask, batch.cache)

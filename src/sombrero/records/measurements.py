@@ -122,13 +122,23 @@ class Coherence:
 
 
 @dataclass(frozen=True)
+class SecondOpinion:
+    """What another detector said of the same responses; the verdicts stand as those of the :class:`Measurement`."""
+
+    detector: str
+    verdicts: tuple[Verdict, ...] = field(repr=False)
+    safe_verdicts: tuple[Verdict, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Everything that is measured of one model on one set of prompts (DESIGN §3).
 
     refusals: on harmful prompts. false_refusals: on borderline-safe prompts. harmless_refusals: on plain harmless ones.
     contrast_refusals: on short harmful contrasts, where there are any. verdicts: of the harmful prompts, then of the
     contrasts. safe_verdicts: of the borderline prompts, then of the harmless ones; empty in a record from before it.
-    reasoning_refusals: of the responses to harmful prompts that reason, those whose reasoning refuses.
+    reasoning_refusals: of the responses to harmful prompts that reason, those whose reasoning refuses. opinions: those
+    of other detectors, where they were asked for.
     """
 
     refusals: Proportion
@@ -141,6 +151,7 @@ class Measurement:
     contrast_refusals: Proportion | None = None
     safe_verdicts: tuple[Verdict, ...] = field(default=(), repr=False)
     reasoning_refusals: Proportion | None = None
+    opinions: tuple[SecondOpinion, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

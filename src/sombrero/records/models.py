@@ -39,7 +39,16 @@ class ModelHandle:
     @property
     def device(self) -> torch.device:
         """Where token ids must be sent."""
-        return next(self.model.get_input_embeddings().parameters()).device
+        return execution_device(self.model.get_input_embeddings())
+
+
+def execution_device(module: torch.nn.Module) -> torch.device:
+    """Where a module computes; of one whose weights lie elsewhere between calls (accelerate's offload), its hook's."""
+    import torch
+
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    # a module without weights of its own, as fused experts under another one, computes where its inner ones do
+    return next(module.parameters()).device if place is None else torch.device(place)
 
 
 Subject = Callable[[], AbstractContextManager[ModelHandle]]

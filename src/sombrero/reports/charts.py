@@ -21,7 +21,7 @@ METHOD_COLOURS = {
     "single": BLUE,
     "k-means": GREEN,
     "pca": PURPLE,
-    "random": "#7a5c00",
+    "random": "#96730a",
     "shuffled": GREY,
 }
 """A colour for each method of finding directions; figures add dashes or names, as some are alike in grey."""
@@ -61,6 +61,15 @@ def decades(values: list[float]) -> int | str:
     return 1 if there and math.log10(max(there) / min(there)) > 2.5 else "D2"
 
 
+def log_ticks(values: list[float]) -> dict[str, Any]:
+    """``tickvals`` and ``ticktext`` of a logarithmic axis: 1, 2 and 5 of each decade, written out, or whole decades."""
+    there = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    first, last = math.floor(math.log10(min(there))), math.ceil(math.log10(max(there)))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def add_band(figure: Figure, band: Band, colour: str, **panel: int) -> None:
     """The interval of a line, behind it; nothing where it was not measured."""
     there = [i for i, (low, high) in enumerate(zip(band.low, band.high, strict=True)) if low == low and high == high]
@@ -69,7 +78,7 @@ def add_band(figure: Figure, band: Band, colour: str, **panel: int) -> None:
     line = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **panel}
     shade = {"fill": "tonexty", "fillcolor": faded(colour)}
     high, low = ([limits[i] for i in there] for limits in (band.high, band.low))
-    figure.add_scatter(x=there, y=plotted(high), name=f"{band.name}, above", **line)
+    figure.add_scatter(x=there, y=plotted(high), name=f"{band.name}, 95% (upper)", **line)
     figure.add_scatter(x=there, y=plotted(low), name=f"{band.name}, 95%", **line, **shade)
 
 

@@ -13,6 +13,8 @@ from sombrero.reports.wording import finite, percent
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+AXIS = {"font": {"size": 13}}
+
 
 def front_figure(found: Comparison) -> Figure:
     """Interpolated first-token KL over the refusal rate, on the search prompts; circles: reporting prompts."""
@@ -35,8 +37,10 @@ def front_figure(found: Comparison) -> Figure:
         )
     for level in found.levels:
         figure.add_vline(x=level, line={"color": GREY, "dash": "dot", "width": 1})
-    figure.update_xaxes(title="refusals on harmful prompts", tickformat=".0%", range=[-0.02, 1.0], zeroline=False)
-    figure.update_yaxes(title="first-token KL (nats)", rangemode="tozero", zeroline=False)
+    figure.update_xaxes(
+        title={"text": "refusals on harmful prompts", **AXIS}, tickformat=".0%", range=[-0.02, 1.0], zeroline=False
+    )
+    figure.update_yaxes(title={"text": "first-token KL (nats)", **AXIS}, rangemode="tozero", zeroline=False)
     return figure
 
 
@@ -44,14 +48,14 @@ def difference_figure(found: Comparison) -> Figure:
     """Map − control at every level with its interval; left of 0 the map needs less."""
     import plotly.graph_objects as go
 
-    height = 150 + 34 * len(found.differences)
+    height = 150 + 42 * len(found.differences)
     figure = go.Figure(layout=base_layout(height))
     for control in [method for method in found.methods if method != "som"]:
         rows = [d for d in found.differences if d.control == control]
         known = [d for d in rows if d.first_token.value is not None]
         figure.add_scatter(
             x=[finite(d.first_token.value) for d in known],
-            y=[f"{METHOD_NAMES[control]}, {percent(d.level)}" for d in known],
+            y=[f"{METHOD_NAMES[control]}<br>{percent(d.level)}" for d in known],
             error_x=_error_bars(known),
             name=METHOD_NAMES[control],
             mode="markers",
@@ -59,8 +63,8 @@ def difference_figure(found: Comparison) -> Figure:
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         )
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
-    figure.update_layout(margin={"l": 190, "t": 40})
-    figure.update_xaxes(title="first-token KL, map − control (nats)", zeroline=False)
+    figure.update_layout(margin={"l": 130, "t": 40})
+    figure.update_xaxes(title={"text": "KL, map − control (nats)", **AXIS}, zeroline=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 

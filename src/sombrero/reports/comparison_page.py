@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from sombrero.errors import RunError
-from sombrero.records import Comparison, Difference, Interval, MatchedFigures
-from sombrero.reports.charts import figure_data
-from sombrero.reports.comparison_charts import difference_figure, front_figure
+from sombrero.records import Comparison
+from sombrero.reports.comparison_section import comparison_view
 from sombrero.reports.direction_numbers import METHOD_NAMES
 from sombrero.reports.figures.canvas import csv_bytes, drawing_style, png_bytes, svg_bytes
 from sombrero.reports.figures.comparison import draw_comparison
-from sombrero.reports.page import asset, environment, model_label, script_hash
-from sombrero.reports.wording import NOTHING, count, number, percent, script_json
+from sombrero.reports.page import environment, model_label
+from sombrero.reports.page_scripts import page_scripts
+from sombrero.reports.wording import count, number
 from sombrero.reports.writing import write
 
 RECORD, PAGE, FIGURE = "compare.json", "compare.html", "figures/compare"
@@ -48,58 +47,18 @@ def write_comparison(folder: Path) -> Path:
 
 def render_comparison(found: Comparison) -> str:
     """The page as text."""
-    from plotly.offline import get_plotlyjs
-
-    scripts = [get_plotlyjs().replace("\r\n", "\n"), asset("report.js")]
-    charts = {"fronts": figure_data(front_figure(found)), "differences": figure_data(difference_figure(found))}
+    view = comparison_view(found)
     return (
         environment()
         .get_template("compare.html.j2")
         .render(
             model=model_label(found.model),
-            found=found,
-            level=percent(found.verdict.level),
-            base=count(found.base.unanswered),
+            view=view,
             names=[METHOD_NAMES[method] for method in found.methods],
-            matched=[_matched_row(row) for row in found.matched],
-            differences=[_difference_row(row) for row in found.differences],
             measured=[row for front in found.fronts for row in _measured_rows(front, METHOD_NAMES[front.method])],
-            style=Markup(asset("report.css")),
-            scripts=[Markup(script) for script in scripts],
-            policy=" ".join(f"'{script_hash(script)}'" for script in scripts),
-            data=script_json({"charts": charts}),
+            **page_scripts(view["figures"], view["tables"]),
         )
     )
-
-
-def interval_text(found: Interval, digits: int = 3) -> str:
-    """``−0.03 (−0.05 to −0.01)``; an open side is infinite."""
-    low = "−∞" if found.low is None else number(found.low, digits)
-    high = "∞" if found.high is None else number(found.high, digits)
-    return f"{number(found.value, digits)} ({low} to {high})"
-
-
-def _matched_row(row: MatchedFigures) -> dict[str, Any]:
-    values = {name: number(getattr(row, name)) for name in ("first_token", "sequence", "perplexity", "repetition")}
-    seeds = [value for value in row.first_token_by_seed if value is not None]
-    return values | {
-        "method": METHOD_NAMES[row.method],
-        "level": percent(row.level),
-        "reached": f"{row.reached} of {row.seeds}" if row.reached else "not reached",
-        "range": f"{number(min(seeds))}–{number(max(seeds))}" if seeds else NOTHING,
-    }
-
-
-def _difference_row(row: Difference) -> dict[str, str]:
-    return {
-        "control": METHOD_NAMES[row.control],
-        "level": percent(row.level),
-        "first_token": interval_text(row.first_token),
-        "sequence": interval_text(row.sequence),
-        "margin": NOTHING if row.margin is None else f"±{number(row.margin)}",
-        "outcome": row.outcome,
-        "outcome_sequence": row.outcome_sequence,
-    }
 
 
 def _measured_rows(front: Any, name: str) -> list[dict[str, Any]]:

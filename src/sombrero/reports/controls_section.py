@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sombrero.reports.charts import GREY, METHOD_COLOURS, add_band, base_layout, figure_data, plotted
-from sombrero.reports.colours import shades
+from sombrero.reports.colours import fills, ink
+from sombrero.reports.data_table import data_table
 from sombrero.reports.direction_numbers import METHOD_NAMES, NULL, cosines, direction_sets, separations
 from sombrero.reports.layer_numbers import first_band
 from sombrero.reports.run_files import RunFiles, what_is_missing
@@ -24,6 +26,10 @@ DASHES = {
 }
 
 
+COSINES = (-0.5, 1.0)
+"""Ends of the scale of their fills: opposite directions are rare, and as light as can be."""
+
+
 def controls_section(run: RunFiles) -> dict[str, Any] | None:
     """AUROC over the layers for every method that the run has, the same at the shown state as a table, the cosines."""
     if run.refusal_map is None or run.som is None or run.shown_state is None:
@@ -33,10 +39,15 @@ def controls_section(run: RunFiles) -> dict[str, Any] | None:
         "missing": what_is_missing(run, ("controls",)),
         "shown": run.shown_state,
         "figure": figure_data(controls_figure(run, run.shown_state)),
-        "figures": {"cosines": figure_data(cosine_figure(names, matrix))},
+        "tables": {
+            "controls": data_table(("method", "state", "auroc", "low", "high"), _method_rows(run)),
+            "cosines": data_table(
+                ("direction", *names), ((name, *row) for name, row in zip(names, matrix, strict=True))
+            ),
+        },
         "rows": [_row(run, name) for name in direction_sets(run)],
         "names": names,
-        "cosines": [[number(value, 2) for value in row] for row in matrix],
+        "cosines": [cosine_cells(row) for row in matrix],
     }
 
 
@@ -66,28 +77,12 @@ def controls_figure(run: RunFiles, shown: int) -> Figure:
     return figure
 
 
-def cosine_figure(names: list[str], matrix: list[list[float | None]]) -> Figure:
-    """Every pair of directions; darker is nearer to parallel."""
-    import plotly.graph_objects as go
-
-    palette = shades()
-    scale = [[i / (len(palette) - 1), shade] for i, shade in enumerate(palette)]
-    figure = go.Figure(layout=base_layout(620))
-    figure.add_heatmap(
-        x=names,
-        y=names,
-        z=matrix,
-        colorscale=scale,
-        zmax=1,
-        xgap=1,
-        ygap=1,
-        hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
-        colorbar={"thickness": 12, "outlinewidth": 0},
-    )
-    figure.update_layout(margin={"l": 84, "t": 20, "b": 84})
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(tickangle=-60, showgrid=False)
-    return figure
+def cosine_cells(row: Sequence[float | None]) -> list[dict[str, str]]:
+    """The cells of one row of the matrix; darker is nearer to parallel."""
+    return [
+        {"text": NOTHING if value is None else f"{value:.2f}".replace("-", "−"), "fill": fill, "ink": ink(fill)}
+        for value, fill in zip(row, fills(row, COSINES[0], COSINES[1]), strict=True)
+    ]
 
 
 def _row(run: RunFiles, method: str) -> dict[str, Any]:
@@ -102,3 +97,10 @@ def _row(run: RunFiles, method: str) -> dict[str, Any]:
         "interval": interval,
         "others": f"{number(min(others))}–{number(max(others))}" if others else NOTHING,
     }
+
+
+def _method_rows(run: RunFiles) -> Iterator[tuple[str | int | float, ...]]:
+    for name, found in direction_sets(run).items():
+        band = first_band(METHOD_NAMES[name], found)
+        for state, values in enumerate(zip(band.line, band.low, band.high, strict=True)):
+            yield band.name, state, *values

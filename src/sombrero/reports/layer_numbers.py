@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from sombrero.records import DirectionSet
 
 
+ENDS = ("low", "high")
+"""Of an interval."""
+
+
 @dataclass(frozen=True)
 class Band:
     """A line over the state indices with its 95% interval; NaN where not measured."""
@@ -53,6 +57,14 @@ class LayerNumbers:
             "Topographic error": self.topographic,
             "Accounting error": self.accounting,
         }
+
+    @property
+    def all_columns(self) -> dict[str, list[float]]:
+        """Everything that the figure draws, the intervals too, by heading."""
+        bands = {
+            f"{band.name}, 95% {side}": getattr(band, side) for band in (self.single, self.salient) for side in ENDS
+        }
+        return self.table | bands
 
 
 def layer_numbers(run: RunFiles) -> LayerNumbers:

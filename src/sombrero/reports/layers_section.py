@@ -16,6 +16,7 @@ from sombrero.reports.charts import (
     figure_data,
     plotted,
 )
+from sombrero.reports.data_table import by_state
 from sombrero.reports.layer_numbers import LayerNumbers, layer_numbers
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.wording import number
@@ -45,6 +46,7 @@ def layers_section(run: RunFiles) -> dict[str, Any] | None:
         "figure": figure_data(layer_figure(lines, run.best_state or 0, window)),
         "columns": ["State", *lines.table],
         "rows": rows,
+        "table": by_state(lines.all_columns),
         "best": run.best_state,
         "window": window,
         "height": HEIGHT,

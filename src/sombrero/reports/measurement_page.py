@@ -9,9 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from sombrero.records import Proportion
-from sombrero.reports.page import asset, environment, model_label
+from sombrero.reports.agreement_rows import agreement_view
+from sombrero.reports.measurement_rows import KINDS, PAIR_COLUMNS, SPREAD_COLUMNS, nats, pair_row, spread_row
+from sombrero.reports.page import environment, model_label
+from sombrero.reports.page_scripts import asset
 from sombrero.reports.verdict import SHARES, share_cell
-from sombrero.reports.wording import NOTHING, clipped, count, number, percent
+from sombrero.reports.wording import NOTHING, clipped, count, number
 from sombrero.reports.writing import write
 
 PAGE = "measurement.html"
@@ -27,7 +30,6 @@ COHERENCE = (
     ("mean_tokens", "Length of harmless answers (mean tokens)"),
     ("length_ratio", "Their length over that of the base's answers"),
 )
-KINDS = (("first_token", "First token"), ("sequence", "Along the base's answer, per token"))
 
 
 def write_measurement(folder: Path, found: Mapping[str, Any]) -> Path:
@@ -60,8 +62,11 @@ def render_measurement(found: Mapping[str, Any]) -> str:
             coherence=[
                 (label, [number(one["coherence"].get(key)) for one in models.values()]) for key, label in COHERENCE
             ],
-            pairs=[_pair_row(dict(SHARES)[name], pair) for name, pair in (found["paired"] or {}).items()],
+            pairs=[(dict(SHARES)[name], *pair_row(pair)) for name, pair in (found["paired"] or {}).items()],
+            pair_columns=("Prompts", *PAIR_COLUMNS),
+            spread_columns=("Where", *SPREAD_COLUMNS),
             divergence=None if found["kl"] is None else _divergence(found["kl"]),
+            agreement=agreement_view(found.get("agreement")),
             tasks=[
                 _task_row("Base" if name == "against" else "This model", result)
                 for name, results in (found["tasks"] or {}).items()
@@ -90,45 +95,13 @@ def sentence(found: Mapping[str, Any]) -> str:
     )
 
 
-def _pair_row(label: str, pair: Mapping[str, Any]) -> dict[str, str]:
-    known = pair["low"] is not None
-    interval = f" ({_points(pair['low'])} to {_points(pair['high'])})" if known else ""
-    return {
-        "label": label,
-        **{name: number(pair[name]) for name in ("both", "base_only", "edited_only", "neither")},
-        "difference": f"{_points(pair['difference'])}{interval}",
-        "p": number(pair["p_value"], 2),
-    }
-
-
-def _points(share: float) -> str:
-    sign = "+" if share > 0 else ""
-    return f"{sign}{100 * share:.1f}".replace("-", "−")
-
-
 def _divergence(kl: Mapping[str, Any]) -> dict[str, Any]:
-    def value(found: float | None, digits: int = 3) -> str:
-        return "∞" if found is None else number(found, digits)
-
-    rows = []
-    for key, label in KINDS:
-        spread, same = kl[f"{key}_spread"], kl[f"{key}_agreement"]
-        low, high = spread["low"], spread["high"]
-        rows.append(
-            {
-                "label": label,
-                "mean": value(kl[key]),
-                "interval": NOTHING if low is None else f"{number(low)} to {number(high)}",
-                **{name: value(spread[name]) for name in ("median", "q90", "q95")},
-                "infinite": number(spread["infinite"]),
-                "agreement": percent(same),
-            }
-        )
+    rows = [(label, *spread_row(kl, key)) for key, label in KINDS]
     largest = max((mean for mean in kl["by_position"] if mean is not None), default=0.0) or 1.0
     places = [
         {
             "place": number(place + 1),
-            "mean": value(mean),
+            "mean": nats(mean),
             "share": 100 if mean is None else round(100 * mean / largest, 1),
             "n": number(n),
         }

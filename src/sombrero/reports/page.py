@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from sombrero.reports.comparison_section import comparison_section
 from sombrero.reports.controls_section import controls_section
+from sombrero.reports.importance import kept_importance
 from sombrero.reports.layers_section import layers_section
 from sombrero.reports.manifold_section import manifold_section
 from sombrero.reports.map_section import map_section
+from sombrero.reports.measurement_section import measurement_section
 from sombrero.reports.origin_section import origin_section
+from sombrero.reports.page_scripts import page_scripts
 from sombrero.reports.proof_section import proof_section
 from sombrero.reports.run_files import RunFiles, read_run
 from sombrero.reports.samples_section import samples_section
@@ -23,7 +25,7 @@ from sombrero.reports.sizes_section import sizes_section
 from sombrero.reports.static_map import draw_map
 from sombrero.reports.trials_section import trials_section
 from sombrero.reports.verdict import verdict
-from sombrero.reports.wording import script_json, visible
+from sombrero.reports.wording import visible
 from sombrero.reports.writing import write
 
 if TYPE_CHECKING:
@@ -35,15 +37,33 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunFiles], dict[str, Any] | None]], ..
     ("verdict", "What the edit did", verdict),
     ("map", "The map of refusal", map_section),
     ("manifold", "Where refusal lies", manifold_section),
-    ("layers", "Layer by layer", layers_section),
     ("sizes", "How many directions", sizes_section),
+    ("layers", "Layer by layer", layers_section),
     ("controls", "The map and its controls", controls_section),
     ("trials", "The search", trials_section),
+    ("comparison", "At equal refusal", comparison_section),
     ("samples", "Before and after", samples_section),
-    ("proof", "Live equals baked", proof_section),
+    ("pairs", "Prompt by prompt", measurement_section),
+    ("proof", "Proof of coverage", proof_section),
     ("origin", "How this was made", origin_section),
 )
 """Name (of the template and the anchor), heading, and the function that gives the template its values."""
+
+SHORT_TITLES = {
+    "verdict": "Result",
+    "map": "Map",
+    "manifold": "Manifold",
+    "sizes": "How many",
+    "layers": "Layers",
+    "controls": "Controls",
+    "trials": "Search",
+    "comparison": "Comparison",
+    "samples": "Answers",
+    "pairs": "Pairs",
+    "proof": "Proof",
+    "origin": "Origin",
+}
+"""What the line of links calls the sections; a section without one is called by its heading."""
 
 
 def write_report(run: Path) -> Path:
@@ -54,6 +74,7 @@ def write_report(run: Path) -> Path:
     can be written.
     """
     files = read_run(run)
+    files = replace(files, importance=kept_importance(run, files.trials))
     page = render(files)
     write(run / REPORT, page.encode())
     if files.refusal_map is not None and files.single is not None:
@@ -64,14 +85,8 @@ def write_report(run: Path) -> Path:
 def render(run: RunFiles) -> str:
     """The page as text."""
     views = {name: view(run) for name, _, view in SECTIONS}
-    charts = {name: view["figure"] for name, view in views.items() if view and "figure" in view}
-    charts |= (views["controls"] or {}).get("figures", {})
-    sliders = {"map": (views["map"] or {}).get("explorer"), "manifold": (views["manifold"] or {}).get("explorer")}
-    scripts = [asset("report.js")]
-    if charts:
-        from plotly.offline import get_plotlyjs
-
-        scripts.insert(0, get_plotlyjs().replace("\r\n", "\n"))
+    charts, tables = figures_of(views), tables_of(views)
+    sliders = {name: (views[name] or {}).get("explorer") for name in ("map", "manifold")}
     return (
         environment()
         .get_template("page.html.j2")
@@ -82,14 +97,34 @@ def render(run: RunFiles) -> str:
             seed=run.manifest.get("seed"),
             goal=run.manifest["config"].get("search", {}).get("goal"),
             sections=[(name, title, views[name]) for name, title, _ in SECTIONS],
+            short_titles=SHORT_TITLES,
             progress=progress(run),
             keeps_responses=bool(run.manifest.get("keeps_responses")),
-            style=Markup(asset("report.css")),
-            scripts=[Markup(script) for script in scripts],
-            policy=" ".join(f"'{script_hash(script)}'" for script in scripts),
-            data=script_json({"charts": charts} | sliders),
+            **page_scripts(charts, tables, sliders),
         )
     )
+
+
+Views = Mapping[str, dict[str, Any] | None]
+
+
+def figures_of(views: Views) -> dict[str, Any]:
+    """Every chart by name: a section's own ``figure`` has the section's name, its ``figures`` have theirs."""
+    return _collected(views, "figure", "figures")
+
+
+def tables_of(views: Views) -> dict[str, Any]:
+    """The numbers of every figure, likewise: ``table`` and ``tables``."""
+    return _collected(views, "table", "tables")
+
+
+def _collected(views: Views, one: str, several: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, view in views.items():
+        if view is not None:
+            found |= {name: view[one]} if one in view else {}
+            found |= view.get(several, {})
+    return found
 
 
 def model_name(run: RunFiles) -> str:
@@ -132,13 +167,3 @@ def environment() -> Environment:
 def _shown(value: Any) -> Any:
     """Every text that a template prints goes through :func:`visible`; autoescape follows."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def asset(name: str) -> str:
-    """A file beside the templates."""
-    return resources.files("sombrero.reports").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def script_hash(script: str) -> str:
-    """The source of a content security policy that allows this one script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from sombrero.errors import RunError
 from sombrero.records import (
     Baseline,
+    Comparison,
     Effect,
     Finalist,
     LayerAccounting,
@@ -23,7 +24,7 @@ from sombrero.records import (
 )
 
 if TYPE_CHECKING:
-    from sombrero.records import DirectionSet, Manifold, MapQuality, RefusalMap
+    from sombrero.records import DirectionSet, EditedPlane, Manifold, MapQuality, RefusalMap
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ STAGE_FILES = {
 """The stages whose files a report reads, in the order of a run."""
 
 UNITS, QUALITY, MANIFOLD = "map/units.json", "map/quality.safetensors", "map/manifold.safetensors"
+EDITED_PLANE, COMPARISON = "map/edited-plane.safetensors", "compare.json"
 CONTROLS = ("k-means", "pca", "random", "shuffled")
 """Direction sets beside ``som`` and ``single``, in the order in which figures name them."""
 
@@ -79,6 +81,9 @@ class RunFiles:
     effect: Effect | None
     verification: Verification | None
     summary: dict[str, Any] | None
+    edited_plane: EditedPlane | None = None
+    comparison: Comparison | None = None
+    importance: dict[str, Any] | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -146,6 +151,7 @@ def read_run(path: Path) -> RunFiles:
         effect=effect,
         verification=_record(path / "verification.json", Verification),
         summary=_record(path / "summary.json", dict[str, Any]),
+        comparison=_record(path / COMPARISON, Comparison),
     )
 
 
@@ -183,12 +189,13 @@ def _trials(path: Path) -> tuple[TrialScore, ...] | None:
 
 def _map_records(path: Path) -> dict[str, Any]:
     """Every record about the map, None while it is not there; their shapes fit each other."""
-    from sombrero.records import Manifold, MapQuality, RefusalMap
+    from sombrero.records import EditedPlane, Manifold, MapQuality, RefusalMap
 
     folder = path / "map"
     refusal_map = _tensor_record(folder / "map.safetensors", RefusalMap)
     sets = {name: _direction_set(folder / f"directions-{name}.safetensors") for name in ("som", "single", *CONTROLS)}
     quality, manifold = _tensor_record(path / QUALITY, MapQuality), _tensor_record(path / MANIFOLD, Manifold)
+    edited = _tensor_record(path / EDITED_PLANE, EditedPlane)
     units = _record(path / UNITS, tuple[UnitProfile, ...])
     if refusal_map is not None:
         n_states, n_units = refusal_map.hit_counts.shape
@@ -202,6 +209,8 @@ def _map_records(path: Path) -> dict[str, Any]:
             _require(path / QUALITY, "numbers of units", quality.chosen.shape, (n_states,))
         if manifold is not None:
             _require(path / MANIFOLD, "codebook", manifold.codebook.shape, (*lattice, 2))
+            if edited is not None:
+                _require_rows(path / EDITED_PLANE, edited, manifold)
         if any(not (0 <= found.state < n_states and 0 <= found.unit < n_units) for found in units or ()):
             raise _damaged(path / UNITS, f"it names a unit outside a map of {lattice}")
     controls = {name: record for name, record in sets.items() if name in CONTROLS and record is not None}
@@ -212,6 +221,7 @@ def _map_records(path: Path) -> dict[str, Any]:
         "controls": controls,
         "quality": quality,
         "manifold": manifold,
+        "edited_plane": edited,
         "units": units,
     }
 
@@ -219,6 +229,13 @@ def _map_records(path: Path) -> dict[str, Any]:
 def _require(path: Path, what: str, found: Iterable[int], expected: tuple[int, ...]) -> None:
     if tuple(found) != expected:
         raise _damaged(path, f"{what} of shape {tuple(found)}, a map of {expected}")
+
+
+def _require_rows(path: Path, edited: EditedPlane, manifold: Manifold) -> None:
+    """A prompt after the edit has one before it."""
+    for after, before in ((edited.harmful, manifold.harmful), (edited.harmless, manifold.harmless)):
+        if after.shape[0] != before.shape[0] or after.shape[1] > before.shape[1]:
+            raise _damaged(path, f"points of shape {tuple(after.shape)}, a manifold of {tuple(before.shape)}")
 
 
 def _direction_set(path: Path) -> DirectionSet | None:

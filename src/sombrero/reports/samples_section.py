@@ -1,4 +1,4 @@
-"""Section: answers before and after, to harmless and borderline prompts alone."""
+"""Section: answers before and after, to harmless and borderline prompts alone, with the changed words marked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from sombrero.records import Sample
 from sombrero.reports.run_files import RunFiles
+from sombrero.reports.word_changes import word_changes
 from sombrero.reports.wording import clipped
 
 MOST_SAMPLES = 24
@@ -23,12 +24,13 @@ def samples_section(run: RunFiles) -> dict[str, Any] | None:
 
 
 def sample_row(sample: Sample) -> dict[str, Any]:
-    """One prompt with both answers, shortened where they are long."""
+    """One prompt with both answers as pieces, shortened where they are long."""
+    base, edited = word_changes(clipped(sample.base), clipped(sample.edited))
     return {
         "id": sample.prompt_id,
         "kind": sample.kind,
         "prompt": clipped(sample.prompt),
-        "base": clipped(sample.base),
-        "edited": clipped(sample.edited),
+        "base": base,
+        "edited": edited,
         "same": sample.base == sample.edited,
     }

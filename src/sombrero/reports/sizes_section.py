@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from sombrero.records import MapQuality
 from sombrero.reports.charts import BLUE, GREEN, GREY, VERMILLION, base_layout, figure_data, plotted
-from sombrero.reports.figures.grid_size import describe
+from sombrero.reports.data_table import data_table
+from sombrero.reports.figures.grid_size import COLUMNS as DATA_COLUMNS
+from sombrero.reports.figures.grid_size import describe, size_rows
 from sombrero.reports.run_files import RunFiles, what_is_missing
 from sombrero.reports.wording import number
 
@@ -38,6 +40,7 @@ def sizes_section(run: RunFiles) -> dict[str, Any] | None:
         "missing": None,
         "sentence": describe(found, run.shown_state),
         "figure": figure_data(sizes_figure(found, run.shown_state)),
+        "table": data_table(DATA_COLUMNS, size_rows(found)),
         "height": HEIGHT,
         "columns": COLUMNS,
         "rows": [_row(found, index) for index in range(len(found.chosen))],

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sombrero.records import Finalist, TrialScore
-from sombrero.reports.charts import BLUE, GREY, VERMILLION, base_layout, figure_data
+from sombrero.reports.charts import BLUE, GREY, VERMILLION, base_layout, figure_data, log_ticks
+from sombrero.reports.data_table import data_table
 from sombrero.reports.run_files import RunFiles
 from sombrero.reports.verdict import share_cell
 from sombrero.reports.wording import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MOST_POINTS = 600
 MOST_ROWS = 200
 LEAST_KL = 1e-4
+OBJECTIVES = {"refusals": "Refusals", "kl": "First-token KL (log)", "lost": "True refusals lost"}
 """Where the logarithmic axis begins: what diverges less is drawn there, and its true value told on hover."""
 
 
@@ -48,9 +50,44 @@ def trials_section(run: RunFiles) -> dict[str, Any] | None:
         "figure": figure_data(trial_figure(kept, front, chosen)),
         "rows": [trial_row(trial, front, chosen) for trial in kept[:MOST_ROWS]],
         "left_out": len(run.trials) - len(kept[:MOST_ROWS]),
+        "tables": trial_tables(kept, front, run.importance),
+        "importance": importance_view(run.importance),
         "screening": screening_sentence((run.summary or {}).get("screening")),
         "failures": [(trial.number, clipped(trial.error or "", 300)) for trial in failures[:5]],
         "finalists": [finalist_row(f, chosen) for f in run.effect.finalists] if run.effect is not None else [],
+    }
+
+
+def trial_tables(
+    trials: Sequence[TrialScore], front: Sequence[TrialScore], importance: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The numbers of the chart and of the bars below it."""
+    columns = ("trial", "state", "front", "refusals", "predicted_refusals", "n", "rate", "kl", "edit")
+    rows = (
+        (t.number, t.state, int(t in front), t.refusals, t.predicted_refusals, t.n, t.rate, t.kl, _edit(t))
+        for t in trials
+    )
+    tables = {"trials": data_table(columns, rows)}
+    if importance and importance["objectives"]:
+        shares = [(o, name, share) for o, found in importance["objectives"].items() for name, share in found.items()]
+        tables["importance"] = data_table(("objective", "setting", "share"), shares)
+    return tables
+
+
+def importance_view(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The shares as bars in percent, by setting, the largest first; or why there are none."""
+    if found is None:
+        return None
+    shares = {OBJECTIVES[name]: share for name, share in found["objectives"].items()}
+    settings = sorted(
+        {name for share in shares.values() for name in share}, key=lambda n: -max(s[n] for s in shares.values())
+    )
+    return {
+        "problem": found["problem"],
+        "evaluator": found["evaluator"],
+        "trials": found["trials"],
+        "columns": list(shares),
+        "rows": [(name, [round(100 * share[name], 1) for share in shares.values()]) for name in settings],
     }
 
 
@@ -82,10 +119,11 @@ def trial_figure(trials: Sequence[TrialScore], front: Sequence[TrialScore], chos
     """First-token KL against refusal rate, on the search prompts."""
     import plotly.graph_objects as go
 
+    shown_kl = [max(trial.kl, LEAST_KL) for trial in trials if trial.kl is not None]
     false = any(trial.n_true for trial in trials)
     figure = go.Figure(layout=base_layout(460))
     figure.update_layout(hovermode="closest", margin={"t": 64})
-    figure.update_xaxes(title="first-token KL (nats, log scale)", type="log", dtick="D2")
+    figure.update_xaxes(title="first-token KL (nats, log scale)", type="log", **log_ticks(shown_kl))
     figure.update_yaxes(
         title="false refusals on borderline-safe prompts" if false else "refusals on harmful prompts",
         tickformat=".0%",

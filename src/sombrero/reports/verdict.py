@@ -14,6 +14,7 @@ SHARES: tuple[tuple[str, str], ...] = (
     ("false_refusals", "False refusals on borderline-safe prompts"),
     ("harmless_refusals", "Refusals on plain harmless prompts"),
     ("contrast_refusals", "Refusals on short harmful contrasts"),
+    ("reasoning_refusals", "Reasoning that refuses, on harmful prompts"),
 )
 LABELS: tuple[tuple[VerdictLabel, str], ...] = (
     ("partial", "Harmful prompts deflected (a lecture, a question back)"),
@@ -39,9 +40,11 @@ COHERENCE: tuple[tuple[str, _Reader], ...] = (
 def verdict(run: RunFiles) -> dict[str, Any] | None:
     """The sentence and, once the reporting prompts were asked, the figures of base, edited and baked."""
     if run.effect is None:
-        return None if run.baseline is None else {"sentence": _first_sentence(run.baseline.refusals), "figures": None}
+        if run.baseline is None:
+            return None
+        return {"sentence": _first_sentence(run.baseline.refusals), "measured": None, "tiles": _tiles({}, run)}
     models = measured_models(run)
-    return {"sentence": sentence(models), "figures": figures_table(models)}
+    return {"sentence": sentence(models), "measured": figures_table(models), "tiles": _tiles(models, run)}
 
 
 def measured_models(run: RunFiles) -> dict[str, Measurement]:
@@ -65,6 +68,27 @@ def sentence(models: dict[str, Measurement]) -> str:
     )
 
 
+def _tiles(models: dict[str, Measurement], run: RunFiles) -> list[dict[str, str]]:
+    """The figures that a reader looks for first: what changed, what it cost, how many directions there are."""
+    tiles: list[dict[str, str]] = []
+    if models:
+        base, edited = models["Base"], list(models.values())[-1]
+        for title, key in (("Refusals, harmful prompts", "refusals"), ("False refusals, borderline", "false_refusals")):
+            before, after = share_cell(getattr(base, key)), share_cell(getattr(edited, key))
+            about = f"95% interval {after['interval']}, before {before['interval']}"
+            tiles.append({"title": title, "before": before["percent"], "after": after["percent"], "about": about})
+        cost = {"title": "Cost: KL, first token", "before": "", "after": number(edited.kl.first_token)}
+        tiles.append(cost | {"about": f"nats, harmless prompts; {number(edited.kl.sequence)} per token of an answer"})
+    if run.quality is not None and run.shown_state is not None:
+        found, state = run.quality, run.shown_state
+        about = f"95% interval {int(found.chosen_low[state])}–{int(found.chosen_high[state])}, state {state}; "
+        about += f"harmless prompts, the control: {int(found.control[state])}"
+        tiles.append(
+            {"title": "Directions supported", "before": "", "after": str(int(found.chosen[state])), "about": about}
+        )
+    return tiles
+
+
 def _calibrated(base: Measurement, edited: Measurement, subject: str) -> str:
     """What the goal ``calibrate`` is about, before everything else; empty by ``suppress``."""
     if base.contrast_refusals is None or edited.contrast_refusals is None:
@@ -77,7 +101,7 @@ def _calibrated(base: Measurement, edited: Measurement, subject: str) -> str:
 
 
 def figures_table(models: dict[str, Measurement]) -> dict[str, Any]:
-    """Rows of shares with their intervals, and rows of plain numbers."""
+    """Rows of shares with their intervals, rows of plain numbers, and rows that only a close reader wants."""
     shares = [
         (label, [share_cell(getattr(m, key)) for m in models.values()])
         for key, label in SHARES
@@ -88,17 +112,17 @@ def figures_table(models: dict[str, Measurement]) -> dict[str, Any]:
         (label, [NOTHING if name == "Base" else number(read(m)) for name, m in models.items()])
         for label, read in DIVERGENCES
     ]
-    numbers += [
+    further = [
         # runs older than a label did not count it
         (title, [number(m.labels[label]) for m in models.values()])
         for label, title in LABELS
         if all(label in m.labels for m in models.values())
     ]
-    numbers += [(label, [number(read(m)) for m in models.values()]) for label, read in COHERENCE]
+    further += [(label, [number(read(m)) for m in models.values()]) for label, read in COHERENCE]
     unknown = [m.labels.get("unknown", 0) for m in models.values()]
     if any(unknown):
         numbers.append(("Harmful prompts without a verdict (in no share above)", [number(n) for n in unknown]))
-    return {"columns": list(models), "shares": shares, "numbers": numbers}
+    return {"columns": list(models), "shares": shares, "numbers": numbers, "further": further}
 
 
 def share_cell(value: Proportion) -> dict[str, Any]:

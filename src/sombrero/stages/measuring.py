@@ -15,6 +15,7 @@ from sombrero.progress import Progress
 from sombrero.records import Measurement, ModelHandle, Response, TaskResult
 from sombrero.run_folder import library_versions
 from sombrero.session import Session
+from sombrero.stages.agreeing import summarize_agreement
 from sombrero.stages.searching import measure_subject, report_sets, subject
 from sombrero.stages.summary import figures, paired
 
@@ -54,6 +55,7 @@ def measure_model(session: Session, base: Session | None, tasks: TaskRequest, pr
         **(found if base is not None else found | {"kl": None}),
         "base": None if own is None else figures(own) | {"kl": None},
         "paired": None if own is None else paired(own, target),
+        "agreement": _agreement(session, base, sets, (target, responses), (own, base_responses)),
         "tasks": results,
         "settings": _settings(asking, sets, tasks),
         "checkpoints": {"model": _checkpoint(session), "against": None if base is None else _checkpoint(base)},
@@ -130,6 +132,23 @@ def _run_tasks(
     return {"model": run(session), "against": None if base is None else run(base)}
 
 
+def _agreement(
+    session: Session,
+    base: Session | None,
+    sets: EvaluationSets,
+    target: tuple[Measurement, Mapping[str, Response]],
+    own: tuple[Measurement | None, Mapping[str, Response]],
+) -> dict[str, list[dict[str, Any]] | None] | None:
+    """Of the detectors on either model's responses; None with one detector."""
+    name = session.detector.name
+    found = summarize_agreement(name, target[0], sets, target[1])
+    if found is None:
+        return None
+    measurement, responses = own
+    against = None if measurement is None else summarize_agreement(name, measurement, sets, responses)
+    return {"model": found, "against": against}
+
+
 def _notes(session: Session, base: Session | None) -> list[str]:
     """What a reader must know of how the models were asked."""
     asking = session if base is None else base
@@ -152,6 +171,7 @@ def _settings(asking: Session, sets: EvaluationSets, tasks: TaskRequest) -> dict
     counts = {name: len(getattr(sets, name)) for name in ("harmful", "borderline", "harmless", "contrast")}
     return {
         "detector": asking.detector.name,
+        "other_detectors": [other.name for other in asking.other_detectors],
         "max_new_tokens": evaluation.max_new_tokens,
         "sequence_tokens": evaluation.sequence_tokens,
         "batch_size": evaluation.batch_size,

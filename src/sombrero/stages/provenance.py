@@ -18,14 +18,23 @@ from sombrero.checkpoints import (
     CardEffect,
     base_license,
     measured_effects,
+    paired_sentence,
     shell_name,
 )
 from sombrero.config import RunConfig
-from sombrero.evaluation import wilson
+from sombrero.evaluation import paired_refusals, wilson
 from sombrero.records import Baseline, EditParameters, Effect, ModelEdit, TrialScore, Verification
 from sombrero.run_folder import fingerprint
 from sombrero.session import Session
 from sombrero.stages.summary import edit_rank, figures
+
+PROMPT_SETS = {
+    "refusals": "Harmful prompts",
+    "false_refusals": "Borderline-safe prompts",
+    "harmless_refusals": "Plain harmless prompts",
+    "contrast_refusals": "Short harmful contrasts",
+}
+"""What the card calls the prompts of each count."""
 
 
 def provenance(session: Session, effect: Effect, run: Path) -> dict[str, Any]:
@@ -82,7 +91,9 @@ def _base_card_text(session: Session) -> str:
 def card_data(session: Session, effect: Effect, edit: ModelEdit, verification: Verification) -> CardData:
     """What the model card says; its figures are those of the reloaded checkpoint."""
     effects = measured_effects(effect.base, verification.measurement)
-    return _card(session, effect.finalists[0].parameters, edit, verification.edited_tensors, effects)
+    card = _card(session, effect.finalists[0].parameters, edit, verification.edited_tensors, effects)
+    pairs = paired_refusals(effect.base, verification.measurement)
+    return replace(card, pairs=tuple(paired_sentence(PROMPT_SETS[name], pair) for name, pair in pairs.items()))
 
 
 def trial_card_data(

@@ -206,6 +206,7 @@ def measure_subject(
         base,
         sets,
         detector=session.detector,
+        others=session.other_detectors,
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
         sequence_tokens=settings.sequence_tokens,

@@ -76,6 +76,7 @@ def low_rank_slices(edits: LowRankEdit | Sequence[LowRankEdit], *, rows_are_outp
     def apply(rows: torch.Tensor, piece: Piece) -> torch.Tensor:
         edit = edits if isinstance(edits, LowRankEdit) else edits[piece.matrix]
         part = slice(piece.first, piece.last)
+        assert edit.A is not None, "an edit that reads the output is first given its A, by reads_of_outputs"
         if not rows_are_outputs:
             return edit_weight(rows, replace(edit, A=edit.A[part]), "conv1d")
         scale = None if edit.row_scale is None else edit.row_scale[part]

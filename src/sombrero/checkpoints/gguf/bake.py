@@ -117,7 +117,7 @@ def _plan(layout: GgufLayout, edit: ModelEdit, writers: Sequence[Writer]) -> dic
     for name, change in edit.items():
         writer = named[name]
         removes = change.strength != 0 and bool(change.V.any())
-        if change.row_scale is not None or (removes and bool(change.A.any())):
+        if change.row_scale is not None or (removes and bool(change.reader.any())):
             # a GGUF weight is (outputs, inputs), whichever way transformers keeps it
             planned[_find(layout, entries, writer, writer.weight_name, (writer.d_out, writer.d_in))] = _Change(
                 writer, change, bias=False

@@ -29,7 +29,7 @@ def draw_comparison(found: Comparison, model: str) -> Picture:
     )
     _draw_fronts(place(figure, 0.85, 1.35, 5.5, 4.2), found)
     _draw_differences(place(figure, 8.75, 1.35, 3.5, 4.2), found)
-    return Picture(figure, COLUMNS, _rows(found))
+    return Picture(figure, COLUMNS, comparison_rows(found))
 
 
 def _draw_fronts(axes: Axes, found: Comparison) -> None:
@@ -83,7 +83,8 @@ def _draw_differences(axes: Axes, found: Comparison) -> None:
     axes.set_xlabel("first-token KL (nats); left: the map costs less")
 
 
-def _rows(found: Comparison) -> list[tuple[Cell, ...]]:
+def comparison_rows(found: Comparison) -> list[tuple[Cell, ...]]:
+    """The fronts over the seeds, the trials that were measured again, and the differences, by :data:`COLUMNS`."""
     bands: list[tuple[Cell, ...]] = [
         ("front, search prompts", b.method, b.rates[i], finite(b.median[i]), finite(b.low[i]), finite(b.high[i]), count)
         for b in found.bands

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     from sombrero.records import MapQuality
 
+COLUMNS = (
+    *("state", "chosen", "chosen_low", "chosen_high", "chosen_harmless"),
+    *("units", "held_out_error", "reference_error", "strength"),
+)
+
 
 def draw_grid_size(run: RunFiles) -> Picture:
     """At the shown state, error and prediction strength by number of units; at all states, the number chosen."""
@@ -42,9 +47,7 @@ def draw_grid_size(run: RunFiles) -> Picture:
         axes.set_xticks(sizes, [str(size) for size in sizes] if axes is strength else [])
         axes.minorticks_off()
     _draw_choices(place(figure, 5.85, 1.55, 5.8, 3.35), found, shown)
-    choice = ("chosen", "chosen_low", "chosen_high", "chosen_harmless")
-    columns = ("state", *choice, "units", "held_out_error", "reference_error", "strength")
-    return Picture(figure, columns, _rows(found))
+    return Picture(figure, COLUMNS, size_rows(found))
 
 
 def describe(found: MapQuality, index: int) -> str:
@@ -88,7 +91,8 @@ def _draw_choices(axes: Axes, found: MapQuality, shown: int) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _rows(found: MapQuality) -> list[tuple[Cell, ...]]:
+def size_rows(found: MapQuality) -> list[tuple[Cell, ...]]:
+    """A row for each state index and number of units, as :data:`COLUMNS` names them."""
     rows: list[tuple[Cell, ...]] = []
     for state in range(len(found.chosen)):
         parts = (found.chosen, found.chosen_low, found.chosen_high, found.control)

@@ -1,0 +1,1 @@
+"""Code of others that the pages carry; each with its licence beside it."""
