@@ -158,7 +158,7 @@ class Sombrero:
 
     def inspect(self) -> Result:
         """What is known of the model from its configuration alone. See ``verbs.inspect``."""
-        return Result(verbs.inspect(self.config.model), tables.print_mapping)
+        return Result(verbs.inspect(self.config.model, progress=self._progress), tables.print_inspection)
 
     def report(self) -> Path:
         """Write ``report.html`` and ``figures/`` again, also of a run that is still going. Returns the page."""
