@@ -65,14 +65,3 @@ def test_every_cell_runs_and_the_maps_are_shown(
     assert sum("data:image/svg+xml;base64," in page for page in pages) == 2
     assert any(hasattr(value, "_repr_svg_") for value in shown)
     assert "95% interval after" in capsys.readouterr().out
-
-
-@pytest.mark.embedded
-@pytest.mark.slow
-def test_it_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the embedded model, with the notebook's own small budget."""
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    run_all(namespace, {})
-    summary = namespace["summary"]
-    assert summary["baked"]["refusals"]["count"] < summary["base"]["refusals"]["count"]
