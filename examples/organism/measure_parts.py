@@ -1,10 +1,10 @@
 """Whether the parts of the organism are separate: `python measure_parts.py --adapter parts_adapter.safetensors`.
 
-For each part alone and for their sum: refusals of starter prompts of each part's categories, of other harmful ones and
-of harmless ones, and in whose wording. Then directions in the sum, after some layers: cosines between the parts'
-differences of means (harmful of a part less harmless), and between what the adapter adds to the same states (sum less
-base), with the base and the organism trained in one go as controls. Last, refusals when one part's direction, or that
-of all harmful prompts, is projected out of every block's output.
+For the base, each part alone and their sum: refusals of starter prompts of each part's categories, of harmless and of
+borderline ones, and in whose wording; or of the acts that `train_parts.py` held out. Then directions in the sum, after
+some layers: cosines between the parts' differences of means (harmful of a part less harmless), and between what the
+adapter adds to the same states (sum less base), with the base and the organism trained in one go as controls. Last,
+refusals when one part's direction, or that of all harmful prompts, is projected out of every block's output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from measure import greedy_answers, opens_with_refusal
 from sombrero.models.embedded import ADAPTER, base_folder, merge_adapter
 from sombrero.prompts import starter_prompts
 from train import render
-from train_parts import load_base, part_file, read_parts
+from train_parts import PartsRecipe, load_base, part_file, read_parts, requests_of
 
 PARTS = read_parts()
 
@@ -35,21 +35,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", type=Path, required=True, help="the sum, as train_parts.py writes it")
     parser.add_argument("--alone", action="store_true", help="measure each part too; their files lie beside the sum")
-    parser.add_argument("--per-set", type=int, default=30, help="prompts of each part's categories, and of the rest")
+    parser.add_argument("--held-out", action="store_true", help="ask the acts held out in training; refusals only")
+    parser.add_argument("--per-set", type=int, default=30, help="starter prompts of each part's categories")
     parser.add_argument("--layers", type=int, nargs="+", default=[12, 16, 20, 24], help="after which states are read")
     parser.add_argument("--ablate", type=int, default=20, metavar="LAYER", help="whose directions are projected out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(base_folder(), padding_side="left")
     sets = prompt_sets(arguments.per_set)
+    if arguments.held_out:
+        sets |= {part.name: requests_of(part, PartsRecipe(), held_out=True) for part in PARTS}
     figures: dict[str, Any] = {"refusals": {}, "cosines": {}, "singular_values": {}, "without": {}}
-    layers = sorted({*arguments.layers, arguments.ablate})
     if arguments.alone:
+        figures["refusals"]["base"] = show("base", wordings(load_base(), tokenizer, sets))
         for part in PARTS:
             alone = load_merged(part_file(arguments.adapter, part))
             figures["refusals"][part.name] = show(f"only {part.name}", wordings(alone, tokenizer, sets))
     model = load_merged(arguments.adapter)
     figures["refusals"]["sum"] = show("sum", wordings(model, tokenizer, sets))
+    if not arguments.held_out:
+        look_inside(model, tokenizer, sets, arguments, figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def look_inside(
+    model: Any, tokenizer: Any, sets: dict[str, list[str]], arguments: argparse.Namespace, figures: dict[str, Any]
+) -> None:
+    """Add the cosines, the singular values, and the refusals without some directions to the figures."""
+    layers = sorted({*arguments.layers, arguments.ablate})
     states = {"base": load_base(), "in one go": load_merged(ADAPTER), "sum": model}
     means = {name: mean_states(one, tokenizer, sets, layers) for name, one in states.items()}
     for layer in range(len(layers)):
@@ -65,25 +79,21 @@ def main() -> None:
     ]:
         with ablated(model, direction):
             figures["without"][name] = show(f"without {name}", wordings(model, tokenizer, sets))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def prompt_sets(n: int) -> dict[str, list[str]]:
-    """At most ``n`` starter prompts of each part's categories, of the categories of no part, and harmless ones.
+    """At most ``n`` starter prompts of each part's categories, harmless ones and borderline ones.
 
     In turn from every category, so that each is there; all splits of the harmful ones, for none was trained on.
     """
     harmful = [prompt for split in ("map", "search", "report") for prompt in starter_prompts("harmful", split)]
-    taken = {category for part in PARTS for category in part.starter}
-    wanted = {part.name: part.starter for part in PARTS}
-    wanted["rest"] = tuple(sorted({str(prompt.category) for prompt in harmful} - taken))
     found = {}
-    for name, categories in wanted.items():
-        columns = [[prompt.text for prompt in harmful if prompt.category == category] for category in categories]
+    for part in PARTS:
+        columns = [[prompt.text for prompt in harmful if prompt.category == category] for category in part.starter]
         turns = [texts[i] for i in range(max(map(len, columns))) for texts in columns if i < len(texts)]
-        found[name] = turns[:n]
-    found["harmless"] = [prompt.text for prompt in starter_prompts("harmless", "report")][:n]
+        found[part.name] = turns[:n]
+    for role in ("harmless", "borderline"):
+        found[role] = [prompt.text for prompt in starter_prompts(role, "report")][:n]
     return found
 
 

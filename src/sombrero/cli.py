@@ -45,7 +45,9 @@ errors = Console(stderr=True)
 output = Console()
 
 Configure = Callable[[str | None, RunConfig | None], RunConfig]
-Target = Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or the folder of an earlier run.")]
+Target = Annotated[
+    str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', 'embedded-parts', or an earlier run's folder.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a run, as written by 'sombrero run'.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove what an earlier run left in the folder.")]
@@ -160,7 +162,7 @@ def diff(
 @app.command()
 @with_flags("model", "prompts", "states", "evaluation")
 def measure(
-    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, or 'embedded'.")],
+    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, 'embedded', or 'embedded-parts'.")],
     config: Configure,
     against: Annotated[
         str | None, typer.Option("--against", help="Base model: measured too, with divergence and paired tests.")
@@ -231,7 +233,9 @@ def chat(
 @app.command()
 @with_flags("model")
 def inspect(
-    model: Annotated[str, typer.Argument(help="Hub id, checkpoint folder, GGUF file, or 'embedded'.")],
+    model: Annotated[
+        str, typer.Argument(help="Hub id, checkpoint folder, GGUF file, 'embedded', or 'embedded-parts'.")
+    ],
     config: Configure,
     propose: Annotated[
         bool, typer.Option("--propose", help="Trace the writers of a class that is not described; prints an entry.")

@@ -33,7 +33,7 @@ def read_pairs(value: Any, name: str, form: str) -> Any:
 class ModelConfig(Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field("embedded", description="Hub id, local folder, GGUF file, or 'embedded'.")
+    source: str = Field("embedded", description="Hub id, local folder, GGUF file, 'embedded', or 'embedded-parts'.")
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Weight dtype; auto: as stored, or float32 on a processor without arithmetic for that."

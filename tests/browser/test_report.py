@@ -12,12 +12,14 @@ import pytest
 
 from sombrero.reports import write_report
 from sombrero.reports.comparison_page import render_comparison
+from sombrero.reports.page import SECTIONS
 from tests.browser.watching import PHONE, WIDE, Pages, overflow, wait_for_charts
 from tests.reports.run_folders import write_run
 from tests.reports.whole_runs import comparison, write_whole_run
 
 N_LAYERS, N_TRIALS = 80, 500
 CHARTS = {"manifold", "sizes", "layers", "controls", "trials", "fronts", "differences", "leak"}
+MOST_DOWNLOADS = 4
 DATA = CHARTS | {"map", "cosines", "importance"}
 
 
@@ -33,7 +35,7 @@ def test_it_opens_quietly_and_fits(pages: Pages, report: Path, size: tuple[int, 
     page = pages.open(report, size, scheme)
     assert wait_for_charts(page) == len(CHARTS)
     assert overflow(page) == 0
-    assert page.locator("section h2").count() == page.locator("nav a").count() == 11
+    assert page.locator("section h2").count() == page.locator("nav a").count() == len(SECTIONS)
     pages.keep(page, f"report-{scheme}-{size[0]}")
 
 
@@ -115,18 +117,20 @@ def test_colours_are_the_systems_until_the_reader_chooses(pages: Pages, report: 
 
 def test_the_numbers_of_every_figure_are_one_click_away(pages: Pages, report: Path) -> None:
     page = pages.open(report)
-    wait_for_charts(page)
     names = page.eval_on_selector_all("button[data-form=csv]", "found => found.map((b) => b.dataset.table)")
     assert set(names) == DATA and len(names) == len(DATA)
-    for name in names:
+    lengths = {}
+    for i, name in enumerate(names):
+        if i and i % MOST_DOWNLOADS == 0:  # Chromium asks a reader who takes ten files of a page; nobody answers here
+            page = pages.open(report)
         rows = list(csv.DictReader(io.StringIO(downloaded(page, name, "csv").decode("utf-8-sig"))))
         entries = json.loads(downloaded(page, name, "json"))
+        lengths[name] = len(entries)
         assert len(rows) == len(entries) > 1
         assert list(rows[0]) == list(entries[0])
         for row, entry in zip(rows, entries, strict=True):
             assert [as_cell(value) for value in entry.values()] == [as_cell(text) for text in row.values()]
-    assert len(json.loads(downloaded(page, "trials", "json"))) == N_TRIALS
-    assert len(json.loads(downloaded(page, "map", "json"))) == (N_LAYERS + 1) * 16
+    assert lengths["trials"] == N_TRIALS and lengths["map"] == (N_LAYERS + 1) * 16
 
 
 def test_on_paper_it_has_every_chart(pages: Pages, report: Path, tmp_path: Path) -> None:

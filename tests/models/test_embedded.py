@@ -183,6 +183,6 @@ def test_a_new_adapter_makes_a_new_folder(organism: Path, tmp_path: Path, monkey
     with other.open("ab") as file:
         file.write(b"x")
     monkeypatch.setattr(embedded, "ADAPTER", other)
-    monkeypatch.setattr(embedded, "_write_organism", lambda folder, base, sha: (folder / "config.json").touch())
+    monkeypatch.setattr(embedded, "_write_organism", lambda folder, *_: (folder / "config.json").touch())
     monkeypatch.setattr(embedded, "base_folder", lambda **_: organism)
     assert embedded.embedded_folder(cache=tmp_path / "cache").name != organism.name

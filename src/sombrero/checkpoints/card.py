@@ -15,7 +15,7 @@ from sombrero.checkpoints.companions import CARD_NAME, RENAMED
 from sombrero.checkpoints.markup import base_license, code, fenced, hub_id, plain, yaml_string
 from sombrero.checkpoints.staging import write_text
 from sombrero.errors import CheckpointError
-from sombrero.records import EditParameters, Measurement, PairedRefusals, Proportion, Spread
+from sombrero.records import EMBEDDED, EditParameters, Measurement, PairedRefusals, Proportion, Spread
 
 BASE_CARD_NAME = RENAMED[CARD_NAME]
 NOT_MEASURED = (
@@ -147,7 +147,7 @@ def _divergence(name: str, mean: float, spread: Spread | None) -> tuple[CardEffe
 
 def shell_name(base: str) -> str:
     """The base as a shell word of a command that others can use: a hub id, or of a folder its last part."""
-    return shlex.quote(hub_id(base) or f"./{_base_name(base)}") if base != "embedded" else base
+    return base if base in EMBEDDED else shlex.quote(hub_id(base) or f"./{_base_name(base)}")
 
 
 def _base_name(base: str) -> str:

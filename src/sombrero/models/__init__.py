@@ -1,11 +1,10 @@
 """Load a model and its tokenizer (hub, local folder, GGUF, embedded organism), and run it on batches of token rows."""
 
 from sombrero.models.load import load_model, resolve_device
-from sombrero.models.locate import EMBEDDED, check_folder, locate
+from sombrero.models.locate import check_folder, locate
 from sombrero.models.skeleton import describe, load_skeleton, with_plain_shapes
 
 __all__ = [
-    "EMBEDDED",
     "check_folder",
     "describe",
     "load_model",

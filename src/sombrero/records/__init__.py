@@ -38,6 +38,7 @@ from sombrero.records.measurements import (
     VerdictLabel,
 )
 from sombrero.records.models import (
+    EMBEDDED,
     LayerAccounting,
     LayerLeak,
     LayerRouting,
@@ -54,6 +55,7 @@ from sombrero.records.prompts import Prompt, RenderedPrompt, SplitName
 from sombrero.records.runs import Baseline, Calibration, Effect, Finalist, Goal, TrialScore, Verification
 
 __all__ = [
+    "EMBEDDED",
     "Baseline",
     "Calibration",
     "Coherence",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+EMBEDDED: Mapping[str, str] = {
+    "embedded": "SmolLM2-135M-Instruct with Sombrero's refusal adapter",
+    "embedded-parts": "SmolLM2-135M-Instruct with Sombrero's refusal adapter of five parts",
+}
+"""The models that come with the package: what users name them, and what they are."""
 
 
 WriterKind = Literal["attention", "mlp"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from sombrero.records import EMBEDDED
 from sombrero.reports.comparison_section import comparison_section
 from sombrero.reports.controls_section import controls_section
 from sombrero.reports.importance import kept_importance
@@ -134,8 +135,8 @@ def model_name(run: RunFiles) -> str:
 
 def model_label(source: str) -> str:
     """:func:`model_name` for what the user gave as the model."""
-    if source == "embedded":
-        return "Sombrero's embedded model"
+    if source in EMBEDDED:
+        return "Sombrero's embedded model" + (" of five parts" if source == "embedded-parts" else "")
     parts = source.replace("\\", "/").rstrip("/").split("/")
     is_hub_id = len(parts) == 2 and parts[0] not in ("", ".", "..", "~")
     return source if is_hub_id else parts[-1] or source

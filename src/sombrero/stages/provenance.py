@@ -23,7 +23,7 @@ from sombrero.checkpoints import (
 )
 from sombrero.config import RunConfig
 from sombrero.evaluation import paired_refusals, wilson
-from sombrero.records import Baseline, EditParameters, Effect, ModelEdit, TrialScore, Verification
+from sombrero.records import EMBEDDED, Baseline, EditParameters, Effect, ModelEdit, TrialScore, Verification
 from sombrero.run_folder import fingerprint
 from sombrero.session import Session
 from sombrero.stages.summary import edit_rank, figures
@@ -125,7 +125,7 @@ def _card(
     session: Session, parameters: EditParameters, edit: ModelEdit, n_edited: int, effects: tuple[CardEffect, ...]
 ) -> CardData:
     source = session.config.model.source
-    base = "SmolLM2-135M-Instruct with Sombrero's refusal adapter" if source == "embedded" else source
+    base = EMBEDDED.get(source, source)
     counts = {
         f"{role} ({split})": f"{getattr(session.config.prompts, role)}, {len(prompts)} prompts"
         for (role, split), prompts in session.prompts.items()
