@@ -16,6 +16,7 @@ import tomli_w
 import yaml
 
 from sombrero.config import load_config
+from sombrero.reports.page import SECTIONS
 from tests.commands import Command
 from tests.tiny_runs import tiny_settings
 
@@ -98,6 +99,11 @@ def test_quoted_errors_are_those_of_the_source() -> None:
     quoted = QUOTED.findall((DOCS / "faq.md").read_text(encoding="utf-8"))
     assert len(quoted) >= 15
     assert [error for error in quoted if error not in messages()] == []
+
+
+def test_every_section_of_the_report_is_explained() -> None:
+    explained = re.findall(r"^## (.+)$", (DOCS / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [title for _, title, _ in SECTIONS if title not in explained] == []
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
