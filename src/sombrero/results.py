@@ -17,7 +17,7 @@ from sombrero.safe_text import printable
 Draw = Callable[[Console, dict[str, Any]], None]
 WIDTH = 110
 """Columns of a table's text; the command line takes the terminal's."""
-FORMAT = '<pre style="line-height:1.25;overflow-x:auto">{code}</pre>'
+FORMAT = '<pre style="line-height:1.25;white-space:pre-wrap">{code}</pre>'
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
