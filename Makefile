@@ -14,7 +14,7 @@ DEMO_ARGS ?=
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help install demo test lint format-check ruff mypy imports pytest format clean distclean
+.PHONY: help install demo test lint format-check ruff mypy imports pytest docs format clean distclean
 
 help:  ## show this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ pytest: export OMP_NUM_THREADS ?= 1
 pytest: $(STAMP)  ## the tests alone; PYTEST_ARGS="tests/som -x" for some of them
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP)  ## build the guide into site/; a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 format: $(STAMP)  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -55,7 +60,7 @@ $(STAMP):
 	@scripts/bootstrap.sh $@
 
 clean:  ## remove caches and build leftovers; runs and .venv stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too

@@ -18,6 +18,7 @@ from sombrero.run_folder import RunFolder, guard_disk, is_run, read_config, writ
 
 if TYPE_CHECKING:
     from sombrero.pipeline import Pipeline
+    from sombrero.records import ModelHandle, TrialScore
 
 RUNS = Path("runs")
 MEASUREMENT = "measurement.json"
@@ -119,10 +120,8 @@ def bake(
         pipeline.check_identity()
         mapped = pipeline.map()
         scores = pipeline.search(mapped)
-        number = pipeline.measure(scores).chosen if trial is None else trial
-        if number not in range(len(scores)):
-            raise UsageError(f"there is no trial {number} in {run_path}; it has 0 to {len(scores) - 1}")
-        score = scores[number]
+        score = _picked(pipeline, scores, trial)
+        number = score.number
         edit = pipeline.planner.build(score.parameters)
         kind = "adapter" if adapter else "model" if gguf is None else "gguf"
         folder = out or run_path / f"{kind}-trial-{number}"
@@ -147,6 +146,29 @@ def bake(
         proof = asdict(prove_tensors(session, edit, report.out, shown)) if verify == "tensors" else None
         found |= {"model": str(report.out)} | ({"verified": proof} if proof else {})
         return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
+
+
+@contextmanager
+def edit(
+    run_path: Path, *, trial: int | None = None, progress: Progress | None = None, judge_key: str | None = None
+) -> Iterator[ModelHandle]:
+    """The model of a run, behaving as edited by its picked trial, or any other one, for as long as the context lasts.
+
+    The edit is a set of hooks; no weight is touched. The folder is free again once the edit is made. Raises RunError
+    where there is no run, UsageError for a trial that it does not have.
+    """
+    from sombrero.edits import live_edit
+
+    with _pipeline(read_config(run_path), run_path, False, progress, judge_key) as pipeline:
+        pipeline.check_identity()
+        scores = pipeline.search(pipeline.map())
+        if trial is None:
+            found = pipeline.chosen_edit(pipeline.measure(scores))
+        else:
+            found = pipeline.planner.build(_picked(pipeline, scores, trial).parameters)
+        session = pipeline.session
+    with live_edit(session.handle, session.writers, found) as handle:
+        yield handle
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -278,6 +300,14 @@ def _pipeline(
         from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
 
         yield Pipeline(config, folder, shown, judge_key=judge_key)
+
+
+def _picked(pipeline: Pipeline, scores: Sequence[TrialScore], trial: int | None) -> TrialScore:
+    """The trial with this number; None: the one that the run chose. Raises UsageError for one that is not there."""
+    number = pipeline.measure(tuple(scores)).chosen if trial is None else trial
+    if number not in range(len(scores)):
+        raise UsageError(f"there is no trial {number} in {pipeline.folder.path}; it has 0 to {len(scores) - 1}")
+    return scores[number]
 
 
 def _with_source(config: RunConfig, source: str) -> RunConfig:

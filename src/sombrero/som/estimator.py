@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from sombrero.errors import NumericalError
 from sombrero.som import quality
 from sombrero.som.codebooks import initial_codebook
+from sombrero.som.drawing import MapPicture, draw_units
 from sombrero.som.hidden import Hidden
 from sombrero.som.lattice import Lattice
 from sombrero.som.layer_maps import LayerMaps, maps_in_features
@@ -172,6 +173,13 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         samples = checked_samples(self, X)[None]
         codebook = self._codebook(samples)[None]
         return -float(quality.quantization_error(samples, codebook, quality.best_units(samples, codebook))[0])
+
+    def picture(self) -> MapPicture:
+        """The fitted map for a notebook, as SVG: samples of each unit, and how far it lies from those beside it."""
+        check_is_fitted(self)
+        lattice = self._training().lattice
+        distances = quality.u_matrix(torch.from_numpy(self.codebook_)[None], lattice)[0]
+        return draw_units(lattice, distances.numpy(), self.hit_counts_)
 
     @property
     def _n_features_out(self) -> int:
