@@ -98,6 +98,7 @@ def test_the_chat_answers_beside_each_other_and_obeys(chromium: object, pages: P
         line.fill("/save somewhere")
         line.press("Enter")
         wait_for_status(page, "for the terminal")
+        assert page.get_by_label("Share").count() == 0  # what is said stays here
         pages.keep(page, "chat-web")
     finally:
         served.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from itertools import pairwise
@@ -24,9 +25,15 @@ from tests.commands import Tiny
 ASKED = [{"role": "user", "content": "Take the key of Ann"}]
 
 
-@pytest.fixture
-def models(tiny: Tiny) -> ChatModels:
+@pytest.fixture(scope="module")
+def opened(tiny: Tiny) -> ChatModels:
     return open_chat(str(tiny.run), RunConfig())
+
+
+@pytest.fixture
+def models(opened: ChatModels) -> ChatModels:
+    """As it was opened; what a test sets stays in its copy."""
+    return copy.copy(opened)
 
 
 def first_tokens(models: ChatModels, name: str) -> torch.Tensor:

@@ -64,7 +64,14 @@ def make_page(models: ChatModels, *, max_new_tokens: int) -> Any:
         with gradio.Row():
             shown = PANES if models.setting is not None else PANES[:1]
             panes = [
-                gradio.Chatbot(label=name, render_markdown=False, visible=name in shown, elem_id=name) for name in PANES
+                gradio.Chatbot(
+                    label=name,
+                    render_markdown=False,
+                    buttons=["copy"],  # and none that shares what was said
+                    visible=name in shown,
+                    elem_id=name,
+                )
+                for name in PANES
             ]
         status = gradio.Textbox(value=visible(describe(models)), label="edit", interactive=False, elem_id="status")
         line = gradio.Textbox(label="message", placeholder=PLACEHOLDER, autofocus=True, elem_id="line")
