@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sombrero.architectures import resolve_writers
+from sombrero.architectures import find_architecture, resolve_writers
 from sombrero.checkpoints import (
     BakeReport,
     CheckpointIndex,
@@ -63,7 +63,11 @@ def split(folder: Path) -> Path:
 
 
 def loaded(folder: Path) -> ModelHandle:
-    return load_model(ModelConfig(source=str(folder)))
+    return load_model(ModelConfig(source=str(folder), dtype="float32"))
+
+
+def writers_of(handle: ModelHandle) -> list[Writer]:
+    return list(resolve_writers(handle.model, find_architecture(handle.model)))
 
 
 def make_edit(writers: list[Writer], strength: float = 1.5, rank: int = 1) -> ModelEdit:
@@ -93,8 +97,8 @@ def test_the_reloaded_bake_is_the_live_edit(
 ) -> None:
     source = made(tmp_path / "base")
     handle = loaded(source)
-    writers = resolve_writers(handle).writers
-    edit = make_edit(list(writers))
+    writers = writers_of(handle)
+    edit = make_edit(writers)
     before = logits(handle)
     with live_edit(handle, writers, edit, rounded=True):
         live = logits(handle)
@@ -113,7 +117,7 @@ def test_the_reloaded_bake_is_the_live_edit(
         assert error < effect  # what rounding adds is reported, and less than what the edit does
         assert not report.come and all(item["relative_error"] > 0.01 for item in report.packed)
     assert {item["stored"] for item in report.packed} == {way}
-    check(source, report, edit, list(writers))
+    check(source, report, edit, writers)
     assert verify_folder(report.out).n_bytes == report.n_bytes
 
 
@@ -134,8 +138,8 @@ def check(source: Path, report: BakeReport, edit: ModelEdit, writers: list[Write
 @pytest.mark.parametrize("made", MADE)
 def test_by_default_the_edit_is_kept_whole(made: Callable[[Path], Path], tmp_path: Path) -> None:
     source = made(tmp_path / "base")
-    writers = resolve_writers(loaded(source)).writers
-    edit = make_edit(list(writers))
+    writers = writers_of(loaded(source))
+    edit = make_edit(writers)
     first = bake(source, edit, writers, tmp_path / "out", provenance=PROVENANCE)
     assert {item["stored"] for item in first.packed} == {"beside"} and first.come
     again = bake(source, edit, writers, tmp_path / "out", provenance=PROVENANCE)
@@ -153,8 +157,8 @@ def test_by_default_the_edit_is_kept_whole(made: Callable[[Path], Path], tmp_pat
 
 def test_an_edit_that_drowns_stops_the_bake_which_goes_on_when_told(tmp_path: Path) -> None:
     source = split(mxfp4(tmp_path / "base"))
-    writers = resolve_writers(loaded(source)).writers
-    edit = make_edit(list(writers), strength=0.05)
+    writers = writers_of(loaded(source))
+    edit = make_edit(writers, strength=0.05)
     with pytest.raises(CheckpointError, match="accept-requantization-error") as failure:
         bake(source, edit, writers, tmp_path / "out", provenance=PROVENANCE, packing="nearest")
     assert "finished weight files stay" in str(failure.value) and not (tmp_path / "out").exists()
@@ -175,8 +179,8 @@ def test_a_packed_bake_that_was_stopped_goes_on_to_the_same_bytes(
     monkeypatch.setattr(rewrite, "FILES_AT_ONCE", 1)
     monkeypatch.setattr(packed_weights, "PART_ELEMENTS", 1 << 10)
     source = split(made(tmp_path / "base"))
-    writers = resolve_writers(loaded(source)).writers
-    edit = make_edit(list(writers), rank=2)
+    writers = writers_of(loaded(source))
+    edit = make_edit(writers, rank=2)
 
     def run(out: Path, on_progress: Callable[[int, int], None] | None = None) -> BakeReport:
         return bake(

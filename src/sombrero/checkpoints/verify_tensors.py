@@ -298,10 +298,12 @@ def _vector(tensor: str, reader: TensorReader) -> Floats:
 
 def _compare(tensor: str, first: int, found: Floats, wanted: Floats, allowed: Floats) -> float:
     """The largest error over what is allowed; CheckpointError where it is above 1."""
-    ratio = np.abs(found - wanted) / allowed
+    error = np.abs(found - wanted)
+    ratio = np.divide(error, allowed, out=np.where(error == 0, 0.0, np.inf), where=allowed > 0)  # zero stays zero
+    ratio[np.isnan(error)] = np.inf
     worst = float(ratio.max(initial=0.0))
     if not worst <= 1:
-        place = np.unravel_index(int(np.nanargmax(ratio)), ratio.shape)
+        place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         raise CheckpointError(
             f"tensor {tensor!r} is not the edit of its base: near row {first + int(place[0])} it holds "
             f"{found[place]:.6g}, the edit gives {wanted[place]:.6g} (allowed error {allowed[place]:.2g}); bake again"
