@@ -28,7 +28,8 @@ from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.models import load_model
 from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Writer
-from tests.checkpoints.bakes import PROVENANCE, progress_that, tree
+from tests.checkpoints.bakes import PROVENANCE, bake_tiny, progress_that, tree
+from tests.checkpoints.test_bake_whole import assert_whole_or_absent, kill_bakes
 from tests.packed_files import save_fp8, save_mxfp4
 
 WAYS: tuple[Packing, ...] = ("nearest", "carry", "beside")
@@ -207,3 +208,16 @@ def test_a_packed_bake_that_was_stopped_goes_on_to_the_same_bytes(
             run(out, progress_that(interrupt, at))
         assert not out.exists()
         assert tree(run(out).out) == expected
+
+
+def test_a_packed_bake_that_was_killed_is_whole_in_the_end(tmp_path: Path) -> None:
+    sources = {"codes": fp8(tmp_path / "codes"), "shards": split(fp8(tmp_path / "shards"))}
+    expected = {name: tree(bake_tiny(source, tmp_path / f"whole-{name}").out) for name, source in sources.items()}
+    points = [f"call-{n}" for n in (1, 3, 9)] + [f"delay-{n}" for n in (5, 15, 40)]
+    ends = kill_bakes(tmp_path / "work", [(source, point) for source in sources.values() for point in points])
+    assert all(end == "killed" for name, end in ends.items() if "call" in name)
+    for name, source in sources.items():
+        for point in points:
+            out = tmp_path / "work" / f"{name}-{point}"
+            assert_whole_or_absent(out, expected[name])
+            assert tree(bake_tiny(source, out).out) == expected[name]

@@ -8,7 +8,9 @@ of modules that are not quantized. Of fused experts one expert is in memory at a
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -41,6 +43,8 @@ from sombrero.records import LowRankEdit, Writer
 
 Packing = Literal["nearest", "carry", "beside"]
 """How edited numbers of a packed weight are stored; see the module."""
+_CARRIERS = threading.BoundedSemaphore(2)
+"""Carrying over holds a whole matrix some twenty times in float32: so many workers do it at once, whatever the cores."""
 PART_ELEMENTS = 1 << 21
 """Rows of a weight that is no stack of experts are written together up to this many numbers."""
 
@@ -184,6 +188,10 @@ class PackedPart:
 
     def carry_out(self, read: ReadBytes, write: WriteBytes) -> PackedNorms:
         """Raises NumericalError when an edited number is not finite, CheckpointError when the source ends early."""
+        with _CARRIERS if self.change.how == "carry" else nullcontext():
+            return self._carry_out(read, write)
+
+    def _carry_out(self, read: ReadBytes, write: WriteBytes) -> PackedNorms:
         change, codec = self.change, self.change.codec
         read = _held(codec, read, self.piece)
         edit = _slice_edit(change, read, self.piece.matrix)
