@@ -15,7 +15,7 @@ from tests.tiny_runs import tiny_settings
 
 
 def test_a_run_bakes_packed_experts_and_proves_them(tmp_path: Path) -> None:
-    settings = tiny_settings(tmp_path)
+    settings = tiny_settings(tmp_path, markers="a\ne\no")
     settings["model"]["source"] = str(save_mxfp4(tmp_path / "model")[0])
     settings["search"] |= {"rules": ["compose"], "trials": 3, "finalists": 1}
     summary = run(load_config(None, settings), tmp_path / "run")
@@ -33,6 +33,6 @@ def test_a_run_bakes_packed_experts_and_proves_them(tmp_path: Path) -> None:
             verify="tensors",
         )
         assert 0 < found["verified"]["worst"] <= 1 and set(found["packed"].values()) == {f"{way}, MXFP4"}
-        assert 0 < found["survived"] and verify(tmp_path / way)["verified"] > 0
+        assert found["survived"] > 0 and verify(tmp_path / way)["verified"] > 0
     with pytest.raises(UsageError, match="packed is of merged"):
         bake(tmp_path / "run", tmp_path / "none", packed="carry", adapter=True)
