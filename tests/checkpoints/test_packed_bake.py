@@ -28,12 +28,16 @@ from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
 from sombrero.models import load_model
 from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Writer
-from tests.checkpoints.bakes import PROVENANCE, bake_tiny, progress_that, tree
+from tests.checkpoints.bakes import PROVENANCE, bake_tiny, progress_that, tiny_writers, tree
+from tests.checkpoints.stored import scaled
 from tests.checkpoints.test_bake_whole import assert_whole_or_absent, kill_bakes
+from tests.checkpoints.test_quantized_checkpoints import compressed, fp8_rows, int8_rows, llama, load
 from tests.packed_files import save_fp8, save_mxfp4
 
 WAYS: tuple[Packing, ...] = ("nearest", "carry", "beside")
 LAYER = 1
+WHOLE = (1 << 10, 1 << 10)
+"""A block that is larger than any tiny weight."""
 
 
 def mxfp4(folder: Path) -> Path:
@@ -221,3 +225,29 @@ def test_a_packed_bake_that_was_killed_is_whole_in_the_end(tmp_path: Path) -> No
             out = tmp_path / "work" / f"{name}-{point}"
             assert_whole_or_absent(out, expected[name])
             assert tree(bake_tiny(source, out).out) == expected[name]
+
+
+def one_scale(folder: Path) -> Path:
+    def quantize(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {n: t.flatten() if n == "w_scale" else t for n, t in scaled(weight, WHOLE, suffix="_scale").items()}
+
+    return llama(folder, quantize, compressed("float", "tensor"))
+
+
+@pytest.mark.parametrize("way", [None, "nearest", "carry"])
+@pytest.mark.parametrize("made", [fp8_rows, int8_rows, one_scale])
+def test_compressed_tensors_are_edited_and_load(
+    made: Callable[[Path], Path], way: Packing | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_weights, "MAX_ELEMENTS", 500)  # one scale for a matrix: it is gone through twice
+    monkeypatch.setattr(packed_weights, "PART_ELEMENTS", 1000)
+    source = made(tmp_path / "base")
+    writers = tiny_writers(source)
+    edit = make_edit(writers)
+    report = bake(source, edit, writers, tmp_path / "out", provenance=PROVENANCE, packing=way, accept_error=True)
+    assert {item["stored"] for item in report.packed} == {way or "beside"}
+    check(source, report, edit, writers)
+    assert report.survived == pytest.approx(1, abs=0.2)
+    load(report.out)
+    ignored = json.loads((report.out / "config.json").read_text())["quantization_config"]["ignore"]
+    assert len(ignored) == (3 if way is None else 1)
