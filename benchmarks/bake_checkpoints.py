@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -89,7 +90,10 @@ class Llama:
 
 @dataclass(frozen=True)
 class GptOss:
-    """gpt-oss-20b as published: 13.8 GB, its experts in MXFP4, all else in bfloat16."""
+    """gpt-oss-20b as published: 13.8 GB, its experts in MXFP4, all else in bfloat16.
+
+    experts_stored: how the edit of the experts is stored, see ``sombrero bake --packed``; None: they are not edited.
+    """
 
     layers: int = 24
     width: int = 2880
@@ -99,6 +103,7 @@ class GptOss:
     head_width: int = 64
     vocabulary: int = 201088
     shard_bytes: int = 4_800_000_000
+    experts_stored: Literal["nearest", "carry", "beside"] | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         d, q, kv = self.width, self.heads * self.head_width, self.key_value_heads * self.head_width
@@ -137,9 +142,18 @@ class GptOss:
         }
 
     def writers(self) -> list[Writer]:
-        """The attention outputs. The experts' down projections have their place here once they can be edited."""
+        """The attention outputs, and the experts' down projections where they are edited."""
         d_in = self.heads * self.head_width
-        return [_writer(i, "attention", "self_attn.o_proj", d_in, self.width, bias=True) for i in range(self.layers)]
+        found = [_writer(i, "attention", "self_attn.o_proj", d_in, self.width, bias=True) for i in range(self.layers)]
+        return found + [self._experts(i) for i in range(self.layers) if self.experts_stored]
+
+    def _experts(self, layer: int) -> Writer:
+        path, width = f"model.layers.{layer}.mlp.experts", self.width
+        weight, bias = f"{path}.down_proj", f"{path}.down_proj_bias"
+        name = f"{layer}.experts"
+        return Writer(
+            name, layer, "mlp", path, weight, bias, "experts_in_out", width, width, "down_proj", n_experts=self.experts
+        )
 
 
 Shape = Llama | GptOss
@@ -173,6 +187,9 @@ def make_edit(writers: list[Writer], seed: int = 0) -> dict[str, LowRankEdit]:
     edit = {}
     for writer in writers:
         V = torch.linalg.qr(torch.randn(writer.d_out, RANK, generator=generator)).Q
+        if writer.n_experts is not None:  # what they have in common is their output
+            edit[writer.name] = LowRankEdit(V, None, None, 1.0, U=V)
+            continue
         edit[writer.name] = LowRankEdit(V, 0.05 * torch.randn(writer.d_in, RANK, generator=generator), None, 1.0)
     return edit
 

@@ -60,6 +60,14 @@ class Verify(StrEnum):
     TENSORS = "tensors"
 
 
+class Packed(StrEnum):
+    """How ``bake --packed`` stores the edited weights of a quantized checkpoint."""
+
+    NEAREST = "nearest"
+    CARRY = "carry"
+    BESIDE = "beside"
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if show:
@@ -119,6 +127,10 @@ def bake(
         bool, typer.Option("--adapter", help="A LoRA adapter (PEFT, vLLM), not merged weights.")
     ] = False,
     gguf: Annotated[Path | None, typer.Option("--gguf", help="Fold it into this GGUF file of the same model.")] = None,
+    packed: Annotated[
+        Packed | None,
+        typer.Option("--packed", help="How edited weights of a quantized checkpoint are stored; default: the best."),
+    ] = None,
     accept_requantization_error: Annotated[
         bool, typer.Option("--accept-requantization-error", help="Bake where rounding leaves little of the edit.")
     ] = False,
@@ -138,6 +150,7 @@ def bake(
         trial=trial,
         adapter=adapter,
         gguf=gguf,
+        packed=None if packed is None else packed.value,
         accept_requantization_error=accept_requantization_error,
         verify="tensors" if verify is Verify.TENSORS else None,
         push=push,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sombrero.checkpoints import write_card
@@ -147,7 +148,8 @@ class Pipeline(Preparing):
             facts = provenance(self.session, effect, self.folder.path)
             report = baking.bake_edit(self.session, edit, out, facts, self.progress)
             verification = baking.verify_bake(self.session, edit, effect, report, self.progress)
-            write_card(out, card_data(self.session, effect, edit, verification))
+            card = card_data(self.session, effect, edit, verification)
+            write_card(out, replace(card, packed=report.packed))
             return verification
 
         return self.folder.once_json("verification", self._upstream("edit"), Verification, make)

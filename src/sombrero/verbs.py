@@ -92,6 +92,7 @@ def bake(
     trial: int | None = None,
     adapter: bool = False,
     gguf: Path | None = None,
+    packed: Literal["nearest", "carry", "beside"] | None = None,
     accept_requantization_error: bool = False,
     verify: Literal["tensors"] | None = None,
     push: str | None = None,
@@ -100,8 +101,11 @@ def bake(
 ) -> dict[str, Any]:
     """Bake the picked trial of a run, or any other one by number, into ``out`` (default: inside the run folder).
 
-    adapter: write a LoRA adapter instead of merged weights. gguf: fold the edit into this GGUF file of the same model;
-    it stops where rounding leaves too little of it, unless accept_requantization_error. verify: ``tensors`` computes a
+    adapter: write a LoRA adapter instead of merged weights. gguf: fold the edit into this GGUF file of the same model.
+    packed: how edited weights of a quantized checkpoint are stored, rounded to the ``nearest`` numbers of their format,
+    with the edit ``carry``-ed over into them, or in bfloat16 ``beside`` the quantized rest; by default beside it where
+    the loader permits that, else nearest. Either stops where rounding leaves too little of the edit, unless
+    accept_requantization_error. verify: ``tensors`` computes a
     sample of the edited rows again and compares all other tensors with the base. push: a repository of the hub that the
     result is sent to; called again, the upload goes on.
     """
@@ -113,6 +117,8 @@ def bake(
 
     if push is not None:
         checkpoints.check_repository(push)  # before minutes are spent
+    if packed is not None and (adapter or gguf is not None):
+        raise UsageError("packed is of merged safetensors, not of an adapter or a GGUF file; leave one of them out")
     if adapter + (gguf is not None) + (verify is not None) > 1:
         raise UsageError("adapter, gguf and verify cannot be combined (verify is of merged safetensors); give one")
     config = read_config(run_path)
@@ -141,10 +147,16 @@ def bake(
             retyped = {name: list(kinds) for name, kinds in stored.retyped.items()}
             found |= {"gguf": str(stored.out), "survived": stored.survived, "retyped": retyped}
             return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
-        report = bake_edit(session, edit, folder, facts, shown)
-        write_card(folder, trial_card_data(session, score, edit, len(report.edited), mapped.baseline))
-        proof = asdict(prove_tensors(session, edit, report.out, shown)) if verify == "tensors" else None
+        report = bake_edit(
+            session, edit, folder, facts, shown, packing=packed, accept_error=accept_requantization_error
+        )
+        card = trial_card_data(session, score, edit, len(report.edited), mapped.baseline)
+        write_card(folder, replace(card, packed=report.packed))
+        proof = asdict(prove_tensors(session, edit, report, shown)) if verify == "tensors" else None
         found |= {"model": str(report.out)} | ({"verified": proof} if proof else {})
+        if report.packed:
+            ways = {item["weight"]: f"{item['stored']}, {item['format']}" for item in report.packed}
+            found |= {"survived": report.survived, "packed": ways}
         return found if push is None else found | {"pushed": checkpoints.push(folder, push)}
 
 

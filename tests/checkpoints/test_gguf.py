@@ -151,6 +151,32 @@ def test_k_quants_are_stored_in_another_type_and_that_is_said(tmp_path: Path) ->
     assert np.array_equal(stored["blk.0.ffn_norm.weight"][1], np.ones(7, np.float32))
 
 
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.BF16])
+def test_experts_are_edited_each_by_what_it_writes(kind: GGMLQuantizationType, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(3, 32, 64, generator=generator), torch.randn(3, 32, generator=generator)
+    path = tmp_path / "experts.gguf"
+    writer = GGUFWriter(path, "gpt-oss")
+    writer.add_block_count(1)
+    stored = quantize(weight.numpy(), kind)
+    writer.add_tensor("blk.0.ffn_down_exps.weight", stored, raw_dtype=kind)
+    writer.add_tensor("blk.0.ffn_down_exps.bias", bias.numpy())
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    at = "model.layers.0.mlp.experts.down_proj"
+    experts = Writer("0.experts", 0, "mlp", "m", at, f"{at}_bias", "experts_in_out", 64, 32, n_experts=3)
+    V = torch.linalg.qr(torch.randn(32, 2, generator=generator)).Q
+    edit = {"0.experts": LowRankEdit(V, None, None, 1.0, U=V)}
+    report = bake_gguf(path, edit, [experts], tmp_path / "out", provenance={})
+    found = contents(report.out)[1]
+    base = torch.from_numpy(dequantize(stored, kind).astype(np.float32))
+    numbers = torch.from_numpy(dequantize(found["blk.0.ffn_down_exps.weight"][1], kind).astype(np.float32))
+    wanted = torch.stack([edit_weight(one, edit["0.experts"], "linear") for one in base])
+    assert float((numbers - wanted).abs().max()) < 0.02 and float((wanted - base).abs().max()) > 0.5
+    edited = torch.from_numpy(found["blk.0.ffn_down_exps.bias"][1].copy())
+    assert torch.allclose(edited, edit_bias(bias, edit["0.experts"]), atol=1e-6)
+
+
 def test_biases_a_second_bake_and_what_does_not_fit(tmp_path: Path) -> None:
     bias = np.linspace(-1, 1, WIDTH, dtype=np.float32)
     source = write_gguf(tmp_path / "model.gguf", Kind.Q8_0, {"blk.1.attn_output.bias": bias})

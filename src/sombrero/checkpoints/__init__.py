@@ -19,6 +19,7 @@ from sombrero.checkpoints.diff import CheckpointDiff, diff_checkpoints
 from sombrero.checkpoints.header import TensorEntry, WeightFile
 from sombrero.checkpoints.index import CheckpointIndex
 from sombrero.checkpoints.markup import base_license, hub_id
+from sombrero.checkpoints.packed import Packing
 from sombrero.checkpoints.push import check_repository, push
 from sombrero.checkpoints.record import BakeReport, read_record
 from sombrero.checkpoints.verify import VerifyReport, verify_untouched
@@ -37,6 +38,7 @@ __all__ = [
     "CheckpointDiff",
     "CheckpointIndex",
     "FolderReport",
+    "Packing",
     "TensorEntry",
     "TensorVerification",
     "VerifyReport",

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sombrero.checkpoints.companions import Companion, index_file
+from sombrero.checkpoints.formats import Requantization, require_survival
 from sombrero.checkpoints.index import CheckpointIndex
 from sombrero.checkpoints.journal import Journal, fingerprint
-from sombrero.checkpoints.plan import TensorEdit, describe
+from sombrero.checkpoints.layout import Layout, replacements
+from sombrero.checkpoints.plan import Plan, describe
 from sombrero.checkpoints.record import canonical, write_record
 from sombrero.checkpoints.rewrite import RewriteJob, RewrittenFile, rewrite_files
 from sombrero.checkpoints.staging import UNFINISHED, Staging, staged_folder, sync_file, sync_folder
@@ -26,21 +28,29 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Job:
-    """One bake, decided in full before the first byte is written."""
+    """One bake, decided in full before the first byte is written.
+
+    layouts: weight file -> what lies where in the new one. shard_index: its content where it is another one.
+    accept_error: whether little may be left of the edit after rounding.
+    """
 
     index: CheckpointIndex
-    planned: Mapping[str, TensorEdit]
+    plan: Plan
+    layouts: Mapping[str, Layout]
     companions: tuple[Companion, ...]
     left_out: tuple[str, ...]
     provenance: Mapping[str, object]
     identity: str
     out: Path
+    shard_index: bytes | None = None
+    accept_error: bool = False
 
     @property
     def n_bytes(self) -> int:
         """Bytes that the result takes, a little more than less."""
         header_growth = len(self.index.files) * 2 * len(canonical(self.provenance))
-        return self.index.n_bytes + sum(item.n_bytes for item in self.companions) + header_growth + _SPARE_BYTES
+        weights = sum(file.data_begin + self.layouts[file.name].size for file in self.index.files)
+        return weights + sum(item.n_bytes for item in self.companions) + header_growth + _SPARE_BYTES
 
 
 def build(job: Job, on_progress: Callable[[int, int], None], overwrite: bool) -> dict[str, Any]:
@@ -56,6 +66,7 @@ def build(job: Job, on_progress: Callable[[int, int], None], overwrite: bool) ->
         with staged_folder(job.out) as staging:
             try:
                 weights = _write_weights(job, staging, on_progress)
+                require_survival(requantized(job, weights), accept=job.accept_error)
                 record = _finish(job, staging.model, weights)
                 staging.publish(replace=overwrite)
             except (OSError, CheckpointError, KeyboardInterrupt):
@@ -96,13 +107,13 @@ def _write_weights(job: Job, staging: Staging, on_progress: Callable[[int, int],
 
     metadata = {METADATA_KEY: canonical(job.provenance)}
     jobs = [
-        RewriteJob(job.index.path(file.name), file, paths[file.name], metadata)
+        RewriteJob(job.index.path(file.name), file, paths[file.name], job.layouts[file.name], metadata)
         for file in job.index.files
         if file.name not in weights
     ]
     if weights:
         on_progress(done, total)
-    for rewritten, result in rewrite_files(jobs, job.planned, advance):
+    for rewritten, result in rewrite_files(jobs, job.index, job.plan, advance):
         name = rewritten.file.name
         if fingerprint(rewritten.source, rewritten.file) != sources[name]:
             raise CheckpointError(f"{rewritten.source} changed while it was read; bake again when nothing writes to it")
@@ -140,12 +151,12 @@ def _finish(job: Job, model: Path, weights: Mapping[str, RewrittenFile]) -> dict
     """Add everything that is no weight, and give the weights their names, the index last; return the record."""
     files = {name: {"sha256": item.sha256, "bytes": item.n_bytes} for name, item in weights.items()}
     for companion in job.companions:
-        files[companion.target] = _copy(companion.source, model / companion.target)
+        files[companion.target] = _copy(companion.source, model / companion.target, companion.content)
     shard_index = index_file(job.index)
     names = [*weights]
     if shard_index is not None:
         names.append(str(job.index.index_name))
-        files[names[-1]] = _copy(shard_index, model / (names[-1] + UNFINISHED))
+        files[names[-1]] = _copy(shard_index, model / (names[-1] + UNFINISHED), job.shard_index)
     record = _record(job, weights, files)
     write_record(model, record)
     for name in names:
@@ -153,15 +164,19 @@ def _finish(job: Job, model: Path, weights: Mapping[str, RewrittenFile]) -> dict
     return record
 
 
-def _copy(source: Path, target: Path) -> dict[str, Any]:
+def _copy(source: Path, target: Path, content: bytes | None) -> dict[str, Any]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    if content is None:
+        shutil.copyfile(source, target)
+    else:
+        target.write_bytes(content)
     sync_file(target)
     return {"sha256": hash_file(target), "bytes": target.stat().st_size}
 
 
 def _record(job: Job, weights: Mapping[str, RewrittenFile], files: Mapping[str, Any]) -> dict[str, Any]:
     energy = {name: value for item in weights.values() for name, value in item.energy.items()}
+    found = requantized(job, weights)
     return {
         "identity": job.identity,
         "provenance": dict(job.provenance),
@@ -169,10 +184,41 @@ def _record(job: Job, weights: Mapping[str, RewrittenFile], files: Mapping[str, 
             file.name: {"bytes": file.size, "replaced_sha256": weights[file.name].replaced_sha256}
             for file in job.index.files
         },
-        "edited": [{**item, "energy": energy[str(item["tensor"])]} for item in describe(job.planned)],
-        "untouched": len(job.index.tensors) - len(job.planned),
+        "edited": [{**item, "energy": energy[str(item["tensor"])]} for item in describe(job.plan)],
+        **(_packed_record(job, found) if job.plan.packed else {}),
+        "untouched": len(job.index.tensors) - len(job.plan.rewritten),
         "left_out": list(job.left_out),
         "files": dict(files),
+    }
+
+
+def requantized(job: Job, weights: Mapping[str, RewrittenFile]) -> dict[str, Requantization]:
+    """How each edited packed weight came out."""
+    sums = {name: values for item in weights.values() for name, values in item.requantized.items()}
+    return {
+        name: Requantization(change.new_format, *sums[name])
+        for name, change in job.plan.packed.items()
+        if change.edit is not None
+    }
+
+
+def _packed_record(job: Job, found: Mapping[str, Requantization]) -> dict[str, Any]:
+    """packed: each edited packed weight. gone, come: names of tensors that are in the base alone, and that are new."""
+    gone, placed = replacements(job.plan.packed.values())
+    come = sorted(entry.name for entry in placed.values())
+    return {
+        "packed": [
+            {
+                "weight": name,
+                "base_format": job.plan.packed[name].codec.format,
+                "stored": job.plan.packed[name].how,
+                **item.describe(),
+            }
+            for name, item in found.items()
+        ],
+        "survived": require_survival(found, accept=True),
+        "gone": sorted(gone),
+        "come": come,
     }
 
 

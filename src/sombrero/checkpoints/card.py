@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -58,7 +59,8 @@ class CardData:
     base: hub id or folder of the base (of a folder, only its last part is printed). rank: K of the edit. n_edited:
     count of edited tensors. effects: before and after, as measured_how says. pairs: paired tests, in sentences.
     prompts: name of a prompt set -> what it is and its size. command and config (TOML): what makes this checkpoint
-    again. versions: package -> version. adapter: the folder holds a LoRA adapter, not merged weights.
+    again. versions: package -> version. adapter: the folder holds a LoRA adapter, not merged weights. packed:
+    how the edited weights of a quantized base are stored, see :class:`~sombrero.checkpoints.record.BakeReport`.
     """
 
     name: str
@@ -77,6 +79,7 @@ class CardData:
     pairs: tuple[str, ...] = ()
     not_measured: tuple[str, ...] = NOT_MEASURED
     adapter: bool = False
+    packed: tuple[Mapping[str, Any], ...] = ()
 
 
 def measured_effects(base: Measurement, edited: Measurement) -> tuple[CardEffect, ...]:

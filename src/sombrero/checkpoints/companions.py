@@ -36,11 +36,12 @@ _NOT_CONTENT = (".git", ".cache", "__pycache__")
 
 @dataclass(frozen=True)
 class Companion:
-    """One file to copy: its content, and its path (posix) inside the new folder."""
+    """One file to write: its path (posix) inside the new folder, and its content: that of ``source``, or another."""
 
     source: Path
     target: str
     n_bytes: int
+    content: bytes | None = None
 
 
 def find_companions(index: CheckpointIndex) -> tuple[tuple[Companion, ...], tuple[str, ...]]:

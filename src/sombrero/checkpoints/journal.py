@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -28,6 +28,7 @@ class _Entry:
     sha256: str
     n_bytes: int
     energy: Mapping[str, float]
+    requantized: Mapping[str, Sequence[float]]
 
 
 class Journal:
@@ -65,7 +66,9 @@ class Journal:
 
     def add(self, name: str, source: str, done: RewrittenFile) -> None:
         """Note that the weight file ``name`` is finished. Its content and its folder must be on disk already."""
-        entry = _Entry(name, source, done.replaced_sha256, done.sha256, done.n_bytes, dict(done.energy))
+        entry = _Entry(
+            name, source, done.replaced_sha256, done.sha256, done.n_bytes, dict(done.energy), dict(done.requantized)
+        )
         self._append(asdict(entry))
         self._entries[name] = entry
 
@@ -78,7 +81,9 @@ class Journal:
         with ThreadPoolExecutor(_CHECKERS, "bake-check") as pool:
             intact = list(pool.map(lambda entry: _is_intact(paths[entry.name], entry), noted))
         return {
-            entry.name: RewrittenFile(entry.replaced_sha256, entry.sha256, entry.n_bytes, entry.energy)
+            entry.name: RewrittenFile(
+                entry.replaced_sha256, entry.sha256, entry.n_bytes, entry.energy, entry.requantized
+            )
             for entry, kept in zip(noted, intact, strict=True)
             if kept
         }

@@ -25,7 +25,10 @@ class BakeReport:
     edited: tensors whose bytes changed. rounded_away: tensors whose edit was lost in rounding to the stored dtype.
     untouched: count of tensors copied bit for bit. energy: ``||W' - W||_F / ||W||_F`` per edited tensor. n_bytes,
     sha256: of all files written, ``sombrero.json`` aside. left_out: paths of the source that were not carried over.
-    reused: an earlier complete bake of the same edit was found and checked instead.
+    reused: an earlier complete bake of the same edit was found and checked instead. packed: one entry for each edited
+    weight of a quantized format (``weight``, ``base_format``, ``stored``, ``format``, ``relative_error``, ``survived``,
+    ``cosine``); survived: share of the edit that they hold, all together, None where there is none. gone, come: tensors
+    that are in the base alone, and that are new, or in another form.
     """
 
     out: Path
@@ -38,6 +41,10 @@ class BakeReport:
     sha256: Mapping[str, str]
     left_out: tuple[str, ...]
     reused: bool = False
+    packed: tuple[Mapping[str, Any], ...] = ()
+    survived: float | None = None
+    gone: tuple[str, ...] = ()
+    come: tuple[str, ...] = ()
 
 
 def canonical(value: Mapping[str, object]) -> str:

@@ -23,17 +23,26 @@ class VerifyReport:
     sha256: Mapping[str, str] = field(repr=False)
 
 
-def verify_untouched(source: Path, baked: Path, edited_names: Collection[str]) -> VerifyReport:
+def verify_untouched(
+    source: Path,
+    baked: Path,
+    edited_names: Collection[str],
+    *,
+    gone: Collection[str] = (),
+    come: Collection[str] = (),
+) -> VerifyReport:
     """Compare the tensors of two checkpoints: those in ``edited_names`` must differ, all others must be the same bytes.
 
-    Names, dtypes and shapes must agree throughout; how tensors are spread over files may differ. Raises CheckpointError
-    that names every tensor that breaks a rule.
+    Names, dtypes and shapes must agree throughout; how tensors are spread over files may differ. gone, come: tensors of
+    packed weights that are now stored in another form: in the base alone or in another form, and what took their place;
+    they count as edited. Raises CheckpointError that names every tensor that breaks a rule.
     """
     before, after = CheckpointIndex.read(source), CheckpointIndex.read(baked)
-    _check_same_tensors(before, after, edited_names)
+    _check_same_tensors(before, after, edited_names, set(gone), set(come))
     old, new = _digest(before), _digest(after)
-    changed = [name for name in new if new[name] != old[name] and name not in edited_names]
-    same = [name for name in new if new[name] == old[name] and name in edited_names]
+    edited_names = {*edited_names, *come}
+    changed = [name for name in new if name not in edited_names and new[name] != old[name]]
+    same = [name for name in new if name in edited_names and new[name] == old.get(name)]
     if changed or same:
         raise CheckpointError(
             f"{baked} is not the edit it claims of {source}: changed without an edit {changed}; said to be edited but "
@@ -47,9 +56,17 @@ def verify_untouched(source: Path, baked: Path, edited_names: Collection[str]) -
     )
 
 
-def _check_same_tensors(before: CheckpointIndex, after: CheckpointIndex, edited_names: Collection[str]) -> None:
-    old, new = set(before.tensors), set(after.tensors)
-    unknown = sorted(set(edited_names) - old)
+def _check_same_tensors(
+    before: CheckpointIndex, after: CheckpointIndex, edited_names: Collection[str], gone: set[str], come: set[str]
+) -> None:
+    missing = sorted(gone - set(before.tensors)) + sorted(come - set(after.tensors))
+    if missing:
+        raise CheckpointError(
+            f"{after.folder} is said to hold tensors in another form than {before.folder}, but {missing} are not where "
+            "they should be; bake again"
+        )
+    old, new = set(before.tensors) - gone, set(after.tensors) - come
+    unknown = sorted(set(edited_names) - old - come)
     if old != new or unknown:
         raise CheckpointError(
             f"{after.folder} and {before.folder} do not hold the same tensors: lost {sorted(old - new)}, added "

@@ -83,10 +83,10 @@ def _exchanged(
     parameters = [module.get_parameter(name) for name in names]
     old = [parameter.data for parameter in parameters]
     for name, parameter, loaded in zip(names, parameters, old, strict=True):
-        stored = loaded.to(stored_dtype or loaded.dtype)
-        is_weight = name == writer.parameter
-        edited = edit_weight(stored, edit, writer.layout) if is_weight else edit_bias(stored, edit)
-        parameter.data = edited.to(loaded.dtype)
+        stored = stored_dtype or loaded.dtype
+        wide, is_weight = _wide(loaded, stored), name == writer.parameter
+        edited = edit_weight(wide, edit, writer.layout) if is_weight else edit_bias(wide, edit)
+        parameter.data = edited.to(stored).to(loaded.dtype)
     try:
         yield
     finally:
@@ -105,6 +105,11 @@ def _exchanging(edit: LowRankEdit, writer: Writer, stored_dtype: torch.dtype | N
     return hook
 
 
+def _wide(loaded: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
+    """Numbers as a bake reads them: those of a packed weight can be finer than what its edit is stored in."""
+    return loaded.to(torch.promote_types(loaded.dtype, stored))
+
+
 def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None) -> Hook:
     has_bias = isinstance(module.bias, torch.Tensor)
     if not has_bias and edit.c is not None and edit.c.any():
@@ -116,9 +121,10 @@ def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype:
     def edited_weights() -> tuple[torch.Tensor, torch.Tensor | None]:
         loaded = read_weight(module, "weight")
         dtype, stored = loaded.dtype, stored_dtype or loaded.dtype
-        weight = edit_weight(loaded.to(stored), edit, writer.layout).to(dtype)
+        weight = edit_weight(_wide(loaded, stored), edit, writer.layout).to(stored).to(dtype)
         rows = weight if writer.layout == "linear" else weight.T
-        return rows, edit_bias(read_weight(module, "bias").to(stored), edit).to(dtype) if has_bias else None
+        bias = _wide(read_weight(module, "bias"), stored) if has_bias else None
+        return rows, None if bias is None else edit_bias(bias, edit).to(stored).to(dtype)
 
     # weights that are offloaded are not to be held: each call reads and edits them again
     held = None if is_offloaded(module) else edited_weights()

@@ -148,6 +148,9 @@ def _load_weights(folder: Path, config: ModelConfig, stored: torch.dtype) -> Pre
         raise ModelError(f"the weights of {config.source!r} cannot be loaded: {first_line(error)}") from error
     if not placement:
         model.to(device)  # type: ignore[arg-type]
+    if not placement and dtype == torch.float32 and getattr(packing.get("quantization_config"), "dequantize", False):
+        for parameter in model.parameters():  # else what was not packed stays in bfloat16, beside float32
+            parameter.data = parameter.data.float()
     model.eval()
     model.requires_grad_(False)
     return model

@@ -12,6 +12,7 @@ from sombrero.checkpoints import (
     AdapterReport,
     BakeReport,
     CheckpointIndex,
+    Packing,
     TensorVerification,
     bake,
     export_adapter,
@@ -36,7 +37,14 @@ LOG_PROB_FLOOR = math.log(1e-3)
 
 
 def bake_edit(
-    session: Session, edit: ModelEdit, out: Path, provenance: Mapping[str, Any], progress: Progress
+    session: Session,
+    edit: ModelEdit,
+    out: Path,
+    provenance: Mapping[str, Any],
+    progress: Progress,
+    *,
+    packing: Packing | None = None,
+    accept_error: bool = False,
 ) -> BakeReport:
     """Write the edited checkpoint to ``out``, replacing an earlier bake there, but no checkpoint of somebody else's."""
     total = sum(entry.n_bytes for entry in CheckpointIndex.read(session.folder).tensors.values())
@@ -56,6 +64,8 @@ def bake_edit(
             provenance=provenance,
             on_progress=on_progress,
             overwrite=(out / RECORD_NAME).is_file(),
+            packing=packing,
+            accept_error=accept_error,
         )
 
 
@@ -93,10 +103,13 @@ def bake_into_gguf(
         )
 
 
-def prove_tensors(session: Session, edit: ModelEdit, baked: Path, progress: Progress) -> TensorVerification:
+def prove_tensors(session: Session, edit: ModelEdit, baked: BakeReport, progress: Progress) -> TensorVerification:
     """Compute a sample of the edited rows again, and compare all other tensors. Raises CheckpointError."""
+    carried = [str(item["weight"]) for item in baked.packed if item["stored"] == "carry"]
     with progress.stage("verify tensors"):
-        return verify_tensors(session.folder, baked, edit, session.writers, seed=session.config.seed)
+        return verify_tensors(
+            session.folder, baked.out, edit, session.writers, carried=carried, seed=session.config.seed
+        )
 
 
 def verify_bake(
@@ -106,7 +119,7 @@ def verify_bake(
 
     Raises CheckpointError when an untouched tensor changed, or the measured effect is not the live edit's.
     """
-    compared = verify_untouched(session.folder, baked.out, baked.edited)
+    compared = verify_untouched(session.folder, baked.out, baked.edited, gone=baked.gone, come=baked.come)
     live = effect.finalists[0].measurement
     sets = report_sets(session, effect.continuations)
     prompts = (*sets.harmful, *sets.harmless)

@@ -1,6 +1,16 @@
 """How the stored bytes of a weight become numbers that can be edited, and go back: one codec for each format."""
 
-from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, RowStore, SliceEdit, WriteBytes, pieces
+from sombrero.checkpoints.formats.codec import (
+    Codec,
+    Piece,
+    ReadBytes,
+    RowStore,
+    SliceEdit,
+    Stored,
+    WriteBytes,
+    pieces,
+    rows_of,
+)
 from sombrero.checkpoints.formats.dense import DENSE, DenseCodec, check_editable, decode, encode
 from sombrero.checkpoints.formats.find import block_shape, find_codec
 from sombrero.checkpoints.formats.mxfp4 import Mxfp4Codec
@@ -10,11 +20,18 @@ from sombrero.checkpoints.formats.requantize import (
     edit_piece,
     edit_slices,
     low_rank_slices,
+    reads_of_output,
     reads_of_outputs,
     require_survival,
 )
 from sombrero.checkpoints.formats.scaled import ScaledCodec
-from sombrero.checkpoints.formats.unquantized import DenseForm, TransposedCodec, dense_forms, leave_out
+from sombrero.checkpoints.formats.unquantized import (
+    DenseForm,
+    TransposedCodec,
+    dense_forms,
+    leave_out,
+    permits_dense,
+)
 
 __all__ = [
     "DENSE",
@@ -29,6 +46,7 @@ __all__ = [
     "RowStore",
     "ScaledCodec",
     "SliceEdit",
+    "Stored",
     "TransposedCodec",
     "WriteBytes",
     "block_shape",
@@ -41,7 +59,10 @@ __all__ = [
     "find_codec",
     "leave_out",
     "low_rank_slices",
+    "permits_dense",
     "pieces",
+    "reads_of_output",
     "reads_of_outputs",
     "require_survival",
+    "rows_of",
 ]

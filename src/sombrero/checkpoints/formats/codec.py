@@ -96,11 +96,16 @@ def pieces(codec: Codec, max_elements: int, row_step: int = 1) -> Iterator[Piece
 
     row_step: of another codec that must be able to hold the same pieces.
     """
+    for matrix in range(codec.n_matrices):
+        yield from rows_of(codec, Piece(matrix, 0, codec.n_rows), max_elements, row_step)
+
+
+def rows_of(codec: Codec, whole: Piece, max_elements: int, row_step: int = 1) -> Iterator[Piece]:
+    """The pieces, as of :func:`pieces`, of a larger one that begins at a row step."""
     step = math.lcm(codec.row_step, row_step)
     height = max(1, max_elements // max(1, codec.n_columns * step)) * step
-    for matrix in range(codec.n_matrices):
-        for first in range(0, codec.n_rows, height):
-            yield Piece(matrix, first, min(first + height, codec.n_rows))
+    for first in range(whole.first, whole.last, height):
+        yield Piece(whole.matrix, first, min(first + height, whole.last))
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class RowStore:
 
     def read(self, read: ReadBytes, piece: Piece) -> torch.Tensor:
         """``(rows, *row_shape)``, in its own memory. Raises CheckpointError when the source gives too little."""
-        begin, end = self._extent(piece)
+        begin, end = self.extent(piece)
         raw = read(self.entry.name, begin, end)
         if len(raw) != end - begin:
             raise CheckpointError(
@@ -133,13 +138,14 @@ class RowStore:
         return torch.frombuffer(raw, dtype=torch.uint8).view(self.dtype).reshape(-1, *self.row_shape)
 
     def write(self, write: WriteBytes, piece: Piece, values: torch.Tensor) -> None:
-        begin, end = self._extent(piece)
+        begin, end = self.extent(piece)
         data = values.contiguous().flatten().view(torch.uint8).numpy().data
         if len(data) != end - begin:
             raise AssertionError(f"{self.entry.name}: {len(data)} bytes for a place of {end - begin}")
         write(self.entry.name, begin, data)
 
-    def _extent(self, piece: Piece) -> tuple[int, int]:
+    def extent(self, piece: Piece) -> tuple[int, int]:
+        """First and last byte (exclusive) of a piece in the data of the stored tensor."""
         first = piece.matrix * self.n_rows + piece.first // self.block_rows
         last = piece.matrix * self.n_rows + -(-piece.last // self.block_rows)
         return first * self.row_bytes, last * self.row_bytes

@@ -135,14 +135,15 @@ class Mxfp4Codec:
         return self
 
     @property
-    def _stores(self) -> tuple[RowStore, RowStore]:
+    def stores(self) -> tuple[RowStore, RowStore]:
+        """The stored tensors by rows, in the order of :attr:`tensors`."""
         return (
             RowStore(self.blocks, torch.uint8, self.n_rows, self.blocks.shape[-2:]),
             RowStore(self.scales, torch.uint8, self.n_rows, self.scales.shape[-1:]),
         )
 
     def read(self, read: ReadBytes, piece: Piece) -> Stored:
-        return tuple(store.read(read, piece) for store in self._stores)
+        return tuple(store.read(read, piece) for store in self.stores)
 
     def decode(self, stored: Stored) -> torch.Tensor:
         return decode_blocks(*stored)
@@ -151,5 +152,5 @@ class Mxfp4Codec:
         return encode_blocks(values, stored[1])
 
     def write(self, write: WriteBytes, piece: Piece, stored: Stored) -> None:
-        for store, tensor in zip(self._stores, stored, strict=True):
+        for store, tensor in zip(self.stores, stored, strict=True):
             store.write(write, piece, tensor)

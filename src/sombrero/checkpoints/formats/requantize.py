@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sombrero.checkpoints.formats.carry import carry_over
-from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, Stored, WriteBytes, pieces
+from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, Stored, WriteBytes, pieces, rows_of
 from sombrero.edits.kernels import edit_weight
 from sombrero.errors import CheckpointError, NumericalError
 from sombrero.records import LowRankEdit
@@ -92,10 +92,17 @@ def reads_of_outputs(
 
     An edit that reads its amount off the output, ``W' = W - s V U^T W``, is with it one that reads the input.
     """
-    found = [torch.zeros(codec.n_columns, U.shape[1]) for _ in range(codec.n_matrices)]
-    for piece in pieces(codec, max_elements):
+    return [reads_of_output(codec, read, U, matrix, max_elements=max_elements) for matrix in range(codec.n_matrices)]
+
+
+def reads_of_output(
+    codec: Codec, read: ReadBytes, U: torch.Tensor, matrix: int, *, max_elements: int = MAX_ELEMENTS
+) -> torch.Tensor:
+    """``A = W^T U`` ``(columns, K)`` float32 of one matrix."""
+    found = torch.zeros(codec.n_columns, U.shape[1])
+    for piece in rows_of(codec, Piece(matrix, 0, codec.n_rows), max_elements):
         rows = codec.decode(codec.read(read, piece))
-        found[piece.matrix] += (rows.T @ U[piece.first : piece.last].to(rows.dtype)).float()
+        found += (rows.T @ U[piece.first : piece.last].to(rows.dtype)).float()
     return found
 
 

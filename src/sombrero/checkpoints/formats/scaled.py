@@ -138,14 +138,15 @@ class ScaledCodec:
         return 1 if self.by_rows else self.block[0]
 
     @property
-    def _stores(self) -> tuple[RowStore, RowStore]:
+    def stores(self) -> tuple[RowStore, RowStore]:
+        """The stored tensors by rows, in the order of :attr:`tensors`."""
         return (
             RowStore(self.weight, CODES[self.weight.dtype], self.n_rows, (self.n_columns,)),
             RowStore(self.scale, SCALES[self.scale.dtype], self._grid[0], (self._grid[1],), self.block[0]),
         )
 
     def read(self, read: ReadBytes, piece: Piece) -> Stored:
-        return tuple(store.read(read, piece) for store in self._stores)
+        return tuple(store.read(read, piece) for store in self.stores)
 
     def decode(self, stored: Stored) -> torch.Tensor:
         codes, scales = stored
@@ -159,7 +160,7 @@ class ScaledCodec:
         return quantize(values, decode_scales(scales), self.block, codes.dtype), scales
 
     def write(self, write: WriteBytes, piece: Piece, stored: Stored) -> None:
-        weight, scale = self._stores
+        weight, scale = self.stores
         weight.write(write, piece, stored[0])
         if piece.first % self.block[0] == 0:
             scale.write(write, piece, stored[1])

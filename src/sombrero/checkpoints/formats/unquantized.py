@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import torch
 
-from sombrero.checkpoints.formats.codec import Codec, Piece, ReadBytes, SliceEdit, Stored, WriteBytes
+from sombrero.checkpoints.formats.codec import Piece, ReadBytes, SliceEdit, Stored, WriteBytes
 from sombrero.checkpoints.formats.dense import DenseCodec
 from sombrero.checkpoints.formats.find import find_codec
 from sombrero.checkpoints.formats.mxfp4 import Mxfp4Codec
@@ -93,8 +93,8 @@ class DenseForm:
     """
 
     weight_name: str
-    codec: Codec
-    into: Codec
+    codec: Mxfp4Codec | ScaledCodec
+    into: DenseCodec | TransposedCodec
     replaced: tuple[str, ...]
     module: str
 
@@ -119,6 +119,7 @@ def dense_forms(
     forms = []
     for name in weights:
         found = find_codec(tensors, name)
+        assert isinstance(found, Mxfp4Codec)
         shape = (found.n_matrices, found.n_columns, found.n_rows)
         replaced = tuple(entry.name for entry in found.tensors)
         forms.append(DenseForm(name, found, TransposedCodec(_entry(name, shape)), replaced, module))
@@ -131,9 +132,8 @@ def leave_out(config: Mapping[str, Any], modules: Sequence[str]) -> dict[str, An
     Raises CheckpointError when it has no quantization_config, or of a method whose loader has no such list.
     """
     changed = copy.deepcopy(dict(config))
-    settings = changed.get("quantization_config")
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
-    if not isinstance(settings, dict) or not isinstance(method, str) or method not in _LISTS:
+    settings, method = changed.get("quantization_config"), quantization_method(config)
+    if not isinstance(settings, dict) or method is None or method not in _LISTS:
         raise CheckpointError(
             f"config.json has the quantization method {method!r}; edited weights can stay in {STORED} beside "
             f"{', '.join(_LISTS)} alone: requantize them, or bake from the checkpoint before quantization"
@@ -142,6 +142,18 @@ def leave_out(config: Mapping[str, Any], modules: Sequence[str]) -> dict[str, An
     known = settings.get(key) or []
     settings[key] = [*known, *(module for module in dict.fromkeys(modules) if module not in known)]
     return changed
+
+
+def quantization_method(config: Mapping[str, Any]) -> str | None:
+    """``quant_method`` of config.json; None where it names none."""
+    settings = config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return method if isinstance(method, str) else None
+
+
+def permits_dense(config: Mapping[str, Any]) -> bool:
+    """Whether the loader of this quantization has a list of modules that it leaves out."""
+    return quantization_method(config) in _LISTS
 
 
 def _entry(name: str, shape: tuple[int, ...]) -> TensorEntry:

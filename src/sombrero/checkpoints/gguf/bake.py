@@ -13,7 +13,13 @@ from typing import BinaryIO
 import torch
 
 from sombrero.checkpoints.companions import RECORD_NAME
-from sombrero.checkpoints.formats import Requantization, edit_slices, low_rank_slices, require_survival
+from sombrero.checkpoints.formats import (
+    Requantization,
+    edit_slices,
+    low_rank_slices,
+    reads_of_outputs,
+    require_survival,
+)
 from sombrero.checkpoints.gguf.codec import GgufCodec, target_kind
 from sombrero.checkpoints.gguf.layout import GgufLayout, read_layout
 from sombrero.checkpoints.header import TensorEntry
@@ -116,10 +122,12 @@ def _plan(layout: GgufLayout, edit: ModelEdit, writers: Sequence[Writer]) -> dic
     planned: dict[str, _Change] = {}
     for name, change in edit.items():
         writer = named[name]
+        experts = () if writer.n_experts is None else (writer.n_experts,)
         removes = change.strength != 0 and bool(change.V.any())
         if change.row_scale is not None or (removes and bool(change.reader.any())):
             # a GGUF weight is (outputs, inputs), whichever way transformers keeps it
-            planned[_find(layout, entries, writer, writer.weight_name, (writer.d_out, writer.d_in))] = _Change(
+            shape = (*experts, writer.d_out, writer.d_in)
+            planned[_find(layout, entries, writer, _fused(writer.weight_name, "weight"), shape)] = _Change(
                 writer, change, bias=False
             )
         moved = removes and change.c is not None and bool(change.c.any())
@@ -127,11 +135,19 @@ def _plan(layout: GgufLayout, edit: ModelEdit, writers: Sequence[Writer]) -> dic
             raise CheckpointError(
                 f"the edit of {name} moves its bias, and the architecture has none; take another rule"
             )
-        if writer.bias_name is not None and (moved or change.row_scale is not None):
-            planned[_find(layout, entries, writer, writer.bias_name, (writer.d_out,))] = _Change(
+        reads_output = removes and change.U is not None and bool(change.U.any())
+        if writer.bias_name is not None and (moved or reads_output or change.row_scale is not None):
+            shape = (*experts, writer.d_out)
+            planned[_find(layout, entries, writer, _fused(writer.bias_name, "bias"), shape)] = _Change(
                 writer, change, bias=True
             )
     return planned
+
+
+def _fused(tensor: str, part: str) -> str:
+    """The name by which the package knows a tensor: GGUF keeps experts together, as ``ffn_down_exps``."""
+    plain = tensor.replace(".{expert}", "")
+    return plain if plain.endswith(f".{part}") else f"{plain.removesuffix(f'_{part}')}.{part}"
 
 
 def _find(
@@ -218,14 +234,18 @@ def _edit(source: BinaryIO, entry: TensorEntry, change: _Change, kind: str, out:
     start = out.position
     codec = GgufCodec(entry)
     into = None if kind == entry.dtype else GgufCodec(replace(entry, dtype=kind))
-    return edit_slices(codec, read, write, low_rank_slices(change.edit, rows_are_outputs=True), into=into)
+    edits = [change.edit] * codec.n_matrices
+    if change.edit.U is not None:
+        U = change.edit.U.detach().to("cpu", torch.float32)
+        edits = [replace(change.edit, A=A, U=None) for A in reads_of_outputs(codec, read, U)]
+    return edit_slices(codec, read, write, low_rank_slices(edits, rows_are_outputs=True), into=into)
 
 
 def _write_bias(source: BinaryIO, entry: TensorEntry, change: _Change, out: _Output) -> None:
     if entry.dtype != "F32":
         raise CheckpointError(f"the bias {entry.name!r} is stored as {entry.dtype}, expected F32; fetch the file again")
-    bias = torch.frombuffer(_read(source, entry.begin, entry.n_bytes), dtype=torch.float32)
-    out.write(edit_bias(bias, change.edit).contiguous().view(torch.uint8).numpy().data)
+    bias = torch.frombuffer(_read(source, entry.begin, entry.n_bytes), dtype=torch.float32).reshape(entry.shape)
+    out.write(edit_bias(bias, change.edit).contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _copy(source: BinaryIO, begin: int, n_bytes: int, out: _Output) -> None:
