@@ -3,8 +3,9 @@
 For the base, each part alone and their sum: refusals of starter prompts of each part's categories, of harmless and of
 borderline ones, and in whose wording; or of the acts that `train_parts.py` held out. Then directions in the sum, after
 some layers: cosines between the parts' differences of means (harmful of a part less harmless), and between what the
-adapter adds to the same states (sum less base), with the base and the organism trained in one go as controls. Last,
-refusals when one part's direction, or that of all harmful prompts, is projected out of every block's output.
+adapter adds to the same states (sum less base, less that of harmless ones), with the base and the organism trained in
+one go as controls. Last, refusals when one part's direction, or that of all harmful prompts, is projected out of every
+block's output.
 """
 
 from __future__ import annotations
@@ -151,12 +152,15 @@ def mean_states(model: Any, tokenizer: Any, sets: dict[str, list[str]], layers: 
 
 
 def directions(means: dict[str, dict[str, Tensor]], layer: int) -> dict[str, Tensor]:
-    """Unit directions ``(n_parts, d)``: each model's differences of means, and what each organism adds to the base."""
+    """Unit directions ``(n_parts, d)``: each model's differences of means, and what each adds to the base.
+
+    The latter less what it adds to harmless states: a shift of all states is no refusal.
+    """
     names = [part.name for part in PARTS]
     found = {m: torch.stack([means[m][p][layer] - means[m]["harmless"][layer] for p in names]) for m in means}
     for organism in ("in one go", "sum"):
-        added = [means[organism][p][layer] - means["base"][p][layer] for p in names]
-        found[f"{organism} less base"] = torch.stack(added)
+        added = {p: means[organism][p][layer] - means["base"][p][layer] for p in [*names, "harmless"]}
+        found[f"{organism} less base"] = torch.stack([added[p] - added["harmless"] for p in names])
     return {name: normalize(rows, dim=1) for name, rows in found.items()}
 
 
