@@ -68,7 +68,7 @@ MOMENTS = (
     "entered=states of harmless",
     "trials=1",
     "trials=3",
-    "file=model.partial-*/*.unfinished",
+    "file=model.partial/model/*.unfinished",
     "entered=measure baked",
 )
 VARYING = ("seconds", "peak_rss_bytes", "run")

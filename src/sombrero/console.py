@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sombrero.progress import Advance
+from sombrero.safe_text import printable
 
 if TYPE_CHECKING:
     from sombrero.config import SearchConfig
@@ -75,7 +76,7 @@ class Terminal:
         star = "[bold yellow]★[/]" if score in pareto_front(scores) else " "
         kl = f"KL {_kl(score)}"
         if score.state == "failed":
-            outcome = f"[red]failed[/] {escape(score.error or '')}"
+            outcome = f"[red]failed[/] {escape(printable(score.error or ''))}"
         elif score.refusals is None:
             outcome = f"refusals [dim]≈{score.predicted_refusals:3d}[/]/{score.n}  {kl}  [dim]screened out[/]"
         else:
@@ -86,7 +87,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A plain line."""
-        self._print(escape(text))
+        self._print(escape(printable(text)))
 
     def _print(self, markup: str) -> None:
         (self._bars.console if self._bars else self._console).print(markup, highlight=False, soft_wrap=True)

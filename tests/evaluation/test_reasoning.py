@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from tokenizers import AddedToken
 
 from sombrero.architectures import ReasoningDelimiters, load_architectures
+from sombrero.config import ModelConfig
 from sombrero.evaluation import (
     FinalAnswerDetector,
     MarkerDetector,
@@ -161,13 +162,15 @@ def test_delimiters_stay_in_the_text_whether_they_are_special_tokens_or_not(fami
     tokenizer.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
     model.resize_token_embeddings(len(tokenizer))
     ids = tokenizer.convert_tokens_to_ids(marks)
-    assert set(ids) <= delimiter_tokens(model, tokenizer)
+    assert set(ids) <= delimiter_tokens(model, tokenizer, ModelConfig())
     with torch.no_grad():
         head = model.get_output_embeddings()
         head.weight.zero_()
         head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
         head.bias[ids[0]] = 1.0
-    handle = ModelHandle(model, tokenizer, "tiny", Path("tiny"), kept_tokens=delimiter_tokens(model, tokenizer))
+    handle = ModelHandle(
+        model, tokenizer, "tiny", Path("tiny"), kept_tokens=delimiter_tokens(model, tokenizer, ModelConfig())
+    )
     prompt = RenderedPrompt(Prompt("p", "Hello"), "Hello", tuple(tokenizer("Hello")["input_ids"]))
     (found,) = generate(handle, [prompt], max_new_tokens=3)
     assert found.text == reasoning.opening * 3
