@@ -105,9 +105,8 @@ def bake(
     packed: how edited weights of a quantized checkpoint are stored, rounded to the ``nearest`` numbers of their format,
     with the edit ``carry``-ed over into them, or in bfloat16 ``beside`` the quantized rest; by default beside it where
     the loader permits that, else nearest. Either stops where rounding leaves too little of the edit, unless
-    accept_requantization_error. verify: ``tensors`` computes a
-    sample of the edited rows again and compares all other tensors with the base. push: a repository of the hub that the
-    result is sent to; called again, the upload goes on.
+    accept_requantization_error. verify: ``tensors`` computes a sample of the edited rows again and compares all other
+    tensors with the base. push: a repository of the hub that the result is sent to; called again, the upload goes on.
     """
     from sombrero import checkpoints
     from sombrero.checkpoints import write_card
