@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sombrero.errors import RunError
 from sombrero.records import Goal, TrialScore
 from sombrero.search.front import has_stalled
+from sombrero.search.interrupts import interrupts_wait
 from sombrero.search.scoring import Scorer
 from sombrero.search.space import SearchSpace
 
@@ -79,8 +80,10 @@ def open_study(storage: str, identity: str, goal: Goal = "suppress") -> optuna.S
 
 
 def finished_scores(study: optuna.Study) -> tuple[TrialScore, ...]:
-    """The scores of all finished trials, in order."""
-    found = [_scores.validate_python(trial.user_attrs[SCORE]) for trial in study.trials if _is_finished(trial)]
+    """The scores of all finished trials, in order. Raises RunError when the storage fails."""
+    with _storage_errors("its storage"):
+        trials = study.trials
+    found = [_scores.validate_python(trial.user_attrs[SCORE]) for trial in trials if _is_finished(trial)]
     return tuple(sorted(found, key=lambda score: score.number))
 
 
@@ -181,9 +184,13 @@ def _sampler(space: SearchSpace, place: int, seed: int, limits: Limits | None) -
 
 @contextmanager
 def _storage_errors(storage: str) -> Iterator[None]:
-    """Turn what a database says of itself into a RunError: a full disk, a server that is gone, a wrong URL."""
+    """Turn what a database says of itself into a RunError: a full disk, a server that is gone, a wrong URL.
+
+    An interrupt waits until the database has answered.
+    """
     try:
-        yield
+        with interrupts_wait():
+            yield
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
         reason = getattr(cause, "orig", None) or cause
