@@ -9,18 +9,21 @@ from sklearn.cluster import kmeans_plusplus
 from sklearn.decomposition import PCA
 
 from sombrero.som import Lattice, SelfOrganizingMap, fit_layers
-from sombrero.som.initialization import flattened, initial_weights
+from sombrero.som.initialization import flattened, initial_distances, initial_weights
 from sombrero.som.spaces import FeatureSpace, GramSpace, Space, gram_matrix
 from sombrero.som.training import INITIALIZATIONS, Draws, Training, draw
 from tests.som.samples import clustered, isotropic
 
 
 def beginning(samples: torch.Tensor, name: str, lattice: Lattice, features: bool, seed: int = 0) -> torch.Tensor:
-    """The first units ``(m, d)`` of centred samples ``(n, d)`` float64."""
+    """The first units ``(m, d)`` of centred samples ``(n, d)`` float64; checks the distances that a map begins with."""
     training = Training(lattice, initialization=name)
     draws: Draws = draw(len(samples), training, np.random.RandomState(seed))
     space: Space = FeatureSpace(samples[None]) if features else GramSpace(gram_matrix(samples)[None])
-    return initial_weights(space, draws.start, draws.uniform, training, space.norms)[0] @ samples
+    units = initial_weights(space, draws.start, draws.uniform, training, space.norms)[0] @ samples
+    begun = initial_distances(space, draws.start, draws.uniform, training)[0]
+    torch.testing.assert_close(begun.sqrt(), torch.cdist(units, samples), atol=1e-6, rtol=1e-6)
+    return units
 
 
 def centred(samples: np.ndarray) -> torch.Tensor:

@@ -50,8 +50,9 @@ def test_rows_and_features_train_the_same_map() -> None:
     samples -= samples.mean(dim=1, keepdim=True)
     training = Training(Lattice(3, 3))
     start = one_hot(np.arange(9), 60)
-    in_rows = batch(GramSpace(gram_matrix(samples[0])[None]), start, training)
-    in_features = batch(FeatureSpace(samples), start, training)
+    rows, features = GramSpace(gram_matrix(samples[0])[None]), FeatureSpace(samples)
+    in_rows = batch(rows, rows.to_weighted(start), training)
+    in_features = batch(features, features.to_weighted(start), training)
     assert torch.equal(in_rows[1], in_features[1])
     torch.testing.assert_close(in_rows[0], in_features[0])
 

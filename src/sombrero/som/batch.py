@@ -22,8 +22,8 @@ def final_sigma(training: Training) -> float:
     return training.sigma / 3.0
 
 
-def batch(space: Space, weights: torch.Tensor, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
-    """Train from first units ``W = weights X``, ``(L, m, n)``.
+def batch(space: Space, units: torch.Tensor, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train from first units: the squared distance of every sample to them, ``(L, m, n)``.
 
     Returns ``members (L, m, m)`` and ``best (L, n)``, which give the codebook (``spaces.weighted_means``).
 
@@ -31,7 +31,6 @@ def batch(space: Space, weights: torch.Tensor, training: Training) -> tuple[torc
     are wasted move where samples are badly represented, as long as this lowers the quantization error; the units are
     arranged on the grid again; a few epochs settle them.
     """
-    units = space.to_weighted(weights)
     on_lattice = training.distances(units)
     final = final_sigma(training)
 

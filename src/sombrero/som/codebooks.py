@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sombrero.som.batch import batch, final_sigma
 from sombrero.som.hidden import BLOCK_ROWS
-from sombrero.som.initialization import initial_weights
+from sombrero.som.initialization import initial_distances, initial_weights
 from sombrero.som.layer_maps import LayerMaps, maps_in_features, maps_in_rows
 from sombrero.som.layer_rows import LayerRows, not_finite
 from sombrero.som.online import online_in_features, online_in_rows, online_schedule
@@ -95,7 +95,7 @@ def initial_codebook(rows: LayerRows, training: Training, draws: Draws) -> torch
 def _trained(
     space: Space, start: NDArray[np.int64], draws: Draws, training: Training
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return batch(space, initial_weights(space, start, draws.uniform, training, space.norms), training)
+    return batch(space, initial_distances(space, start, draws.uniform, training), training)
 
 
 def _exact_space(layers: list[LayerRows], samples: Iterable[torch.Tensor]) -> GramSpace | FeatureSpace:
@@ -136,11 +136,11 @@ def _codebook_of_many(rows: LayerRows, training: Training, draws: Draws) -> torc
 
 
 def _subspace(rows: LayerRows, directions: torch.Tensor, pool: NDArray[np.int64]) -> FeatureSpace:
-    """A pool of one layer along orthonormal directions ``(d, k)``."""
-    precise = precise_dtype(rows.device)
+    """A pool of one layer along orthonormal directions ``(d, k)``, in the dtype of the samples: epochs over all samples
+    follow, so that more digits would be lost on them."""
     seen = torch.cat([block @ directions for block in rows.blocks(pool)])
     norms = rows.norms[torch.from_numpy(pool).to(rows.device)]
-    return FeatureSpace(seen[None].to(precise), norms[None].to(precise))
+    return FeatureSpace(seen[None], norms[None])
 
 
 def _structure(subspace: FeatureSpace, directions: torch.Tensor, draws: Draws) -> tuple[float, float]:
@@ -161,10 +161,10 @@ def _structure(subspace: FeatureSpace, directions: torch.Tensor, draws: Draws) -
 def _means(rows: LayerRows, pool: NDArray[np.int64], members: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     """The codebook ``(1, m, d)`` of a pool of one layer, by the weights and clusters of ``batch``."""
     n_units = members.shape[1]
-    sums = torch.zeros(1, n_units, rows.shape[1], dtype=members.dtype, device=members.device)
+    sums = torch.zeros(1, n_units, rows.shape[1], dtype=rows.dtype, device=members.device)
     for block, own in zip(rows.blocks(pool), best.split(BLOCK_ROWS, dim=1), strict=True):
         sums += cluster_sums(block[None], own, n_units)
-    return (members @ sums).to(rows.dtype)
+    return members.to(rows.dtype) @ sums
 
 
 def _epoch(rows: LayerRows, codebooks: torch.Tensor, training: Training) -> tuple[torch.Tensor, torch.Tensor]:

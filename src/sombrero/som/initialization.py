@@ -30,11 +30,30 @@ def initial_weights(
         flat = torch.from_numpy(flattened(training.lattice)).to(like)
         around_mean: torch.Tensor = flat @ space.principal_axes(2).mT / n**0.5
         return around_mean + 1.0 / n
-    chosen = torch.from_numpy(start).to(like.device).expand(n_layers, -1)
-    if training.initialization == "k-means++":
-        chosen = far_apart(space, int(start[0]), torch.from_numpy(uniform).to(like))
     weights = torch.zeros(n_layers, len(start), n, dtype=like.dtype, device=like.device)
-    return weights.scatter_(2, chosen[..., None], 1.0)
+    return weights.scatter_(2, _first_samples(space, start, uniform, training)[..., None], 1.0)
+
+
+def initial_distances(
+    space: Space, start: NDArray[np.int64], uniform: NDArray[np.float64], training: Training
+) -> torch.Tensor:
+    """Squared distance of every sample to the first units, ``(L, m, n)``: of those that :func:`initial_weights` gives.
+
+    Where a unit is a sample, its distances are at hand and need no product.
+    """
+    if training.initialization == "pca":
+        return space.to_weighted(initial_weights(space, start, uniform, training, space.norms))
+    return space.to_samples(_first_samples(space, start, uniform, training))
+
+
+def _first_samples(
+    space: Space, start: NDArray[np.int64], uniform: NDArray[np.float64], training: Training
+) -> torch.Tensor:
+    """The samples ``(L, m)`` that ``random`` or ``k-means++`` begins with."""
+    device = space.norms.device
+    if training.initialization == "k-means++":
+        return far_apart(space, int(start[0]), torch.from_numpy(uniform).to(device, space.norms.dtype))
+    return torch.from_numpy(start).to(device).expand(space.shape[0], -1)
 
 
 def flattened(lattice: Lattice) -> NDArray[np.float64]:
