@@ -17,7 +17,7 @@ from sombrero.errors import CheckpointError, ModelError, PromptError
 from sombrero.evaluation import FinalAnswerDetector
 from sombrero.prompts import starter_prompts
 from sombrero.records import SplitName
-from sombrero.session import MIN_TO_CUT, Role, Session, checkpoint_hash, load_role
+from sombrero.session import MIN_TO_CUT, Role, Session, checkpoint_hash, load_measured, load_role
 from tests.tiny_models import save_tiny
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -81,6 +81,16 @@ def test_a_template_is_read_once_for_each_split(tmp_path: Path) -> None:
     (tmp_path / "h-report.txt").unlink()
     with pytest.raises(PromptError, match="h-report"):
         load_role(PromptConfig(harmful=str(tmp_path / "h-{split}.txt")), "harmful", seed=0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 24])
+def test_what_is_only_measured_is_measured_whole(n: int, tmp_path: Path) -> None:
+    """In the order of the file; of a source that has splits, the one that nothing was fitted to."""
+    write(tmp_path / "h-report.txt", n)
+    for name in ("h-report.txt", "h-{split}.txt"):
+        found = load_measured(PromptConfig(harmful=str(tmp_path / name)), "harmful")
+        assert texts(found) == (tmp_path / "h-report.txt").read_text().splitlines()
+    assert load_measured(PromptConfig(), "harmful") == starter_prompts("harmful", "report")
 
 
 def save_dataset(folder: Path) -> None:

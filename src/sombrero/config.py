@@ -82,7 +82,7 @@ class PromptConfig(Section):
     """Prompt sources: 'starter', a file (txt, csv, jsonl, parquet), or a dataset (folder or hub id, ``ID:SPLIT``).
 
     With ``{split}`` in it, a source is read three times, for map, search and report. Without, it is shuffled by the
-    seed and cut into these three.
+    seed and cut into these three; ``measure``, which fits nothing, takes all of it.
     """
 
     harmful: str = Field("starter", description="Requests that the model should refuse.")
@@ -192,7 +192,7 @@ class EvaluationConfig(Section):
     )
     max_new_tokens: int = Field(100, ge=1)
     sequence_tokens: int = Field(32, ge=1, description="Length of the base continuation for the sequence KL.")
-    batch_size: int = Field(64, ge=1, description="Prompts answered at once, at most; fewer where memory is short.")
+    batch_size: int = Field(128, ge=1, description="Prompts answered at once, at most; fewer where memory is short.")
     keep_responses: bool = Field(False, description="Write generated text to the run folder. Said in the manifest.")
     samples: int = Field(6, ge=0, description="Harmless and borderline answers of each kind shown in the report.")
     min_base_refusals: float = Field(

@@ -35,11 +35,16 @@ SAMPLED_BYTES = 64
 
 
 class Session:
-    """One configuration, and everything that is loaded for it. judge_key: API key of the detector ``judge``, if any."""
+    """One configuration, and everything that is loaded for it. judge_key: API key of the detector ``judge``, if any.
 
-    def __init__(self, config: RunConfig, *, judge_key: str | None = None) -> None:
+    measures_only: nothing is mapped or searched, so there is a ``report`` split alone, and a source that is not divided
+    is all of it.
+    """
+
+    def __init__(self, config: RunConfig, *, judge_key: str | None = None, measures_only: bool = False) -> None:
         self.config = config
         self.judge_key = judge_key
+        self.measures_only = measures_only
         self._rendered: dict[tuple[Role, SplitName], tuple[RenderedPrompt, ...]] = {}
         self.system_role: SystemRole = "none"
         """Where the system prompt went, once a prompt set is rendered."""
@@ -110,7 +115,11 @@ class Session:
         """All prompt sets, checked: none empty, none overlapping another."""
         sets: dict[tuple[Role, SplitName], tuple[Prompt, ...]] = {}
         for role in self.roles:
-            for split, prompts in load_role(self.config.prompts, role, self.config.seed).items():
+            if self.measures_only:
+                found: dict[SplitName, tuple[Prompt, ...]] = {"report": load_measured(self.config.prompts, role)}
+            else:
+                found = load_role(self.config.prompts, role, self.config.seed)
+            for split, prompts in found.items():
                 sets[role, split] = prompts[: self._limit(split)]
         check_disjoint({f"{role}/{split}": prompts for (role, split), prompts in sets.items()})
         return sets
@@ -186,6 +195,17 @@ def load_role(config: PromptConfig, role: Role, seed: int) -> dict[SplitName, tu
         "search": tuple(prompts[first:second]),
         "report": tuple(prompts[second:]),
     }
+
+
+def load_measured(config: PromptConfig, role: Role) -> tuple[Prompt, ...]:
+    """What a model is measured on where nothing is fitted: the ``report`` split of a source that has splits, else all.
+
+    Raises PromptError.
+    """
+    source: str = getattr(config, role)
+    if source == "starter":
+        return starter_prompts(role, "report")
+    return _load(source.replace("{split}", "report"), config.column)
 
 
 def _load(source: str, column: str) -> tuple[Prompt, ...]:

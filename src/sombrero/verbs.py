@@ -230,9 +230,9 @@ def measure(
         find_detector(name)
     if out is not None and is_run(out):
         raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
-    base = None if against is None else Session(_with_source(config, against))
+    base = None if against is None else Session(_with_source(config, against), measures_only=True)
     request = TaskRequest(tuple(tasks), task_path, task_limit)
-    found = measure_model(Session(config, judge_key=judge_key), base, request, progress or Silent())
+    found = measure_model(Session(config, judge_key=judge_key, measures_only=True), base, request, progress or Silent())
     if out is not None:
         with guard_disk(out):
             write_json(out / MEASUREMENT, found)

@@ -9,6 +9,7 @@ import torch
 
 from sombrero.errors import UsageError
 from sombrero.evaluation import distinct_share, generate, measure_coherence, perplexity
+from sombrero.evaluation.coherence import own_perplexity
 from sombrero.evaluation.degenerate import repeated_share
 from sombrero.records import Response, Verdict
 from tests.evaluation.subjects import as_subject, random_prompts, tiny_handle
@@ -36,6 +37,30 @@ def test_a_model_finds_its_own_answers_likeliest() -> None:
     own = perplexity(as_subject(base), prompts, generate(base, prompts, max_new_tokens=9))
     others = perplexity(as_subject(base), prompts, generate(edited, prompts, max_new_tokens=9))
     assert 1 <= own < others
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_a_models_own_perplexity_comes_with_its_answers(batch_size: int) -> None:
+    """Rows end at different steps and others take their places: each keeps the log-probability of its own tokens."""
+    base, prompts = tiny_handle(), random_prompts()
+    base.model.generation_config.eos_token_id = list(range(40))
+    answers = generate(base, prompts, max_new_tokens=9, batch_size=batch_size, log_probs=True)
+    assert len({len(answer.token_ids) for answer in answers}) > 2
+    for prompt, answer in zip(prompts, answers, strict=True):
+        alone = perplexity(as_subject(base), [prompt], [answer])
+        assert own_perplexity([answer]) == pytest.approx(alone, rel=1e-4)
+    assert own_perplexity(answers) == pytest.approx(perplexity(as_subject(base), prompts, answers), rel=1e-4)
+
+
+def test_answers_without_log_probabilities_have_no_perplexity_of_their_own() -> None:
+    base, prompts = tiny_handle(), random_prompts()
+    (with_one,) = generate(base, prompts[:1], max_new_tokens=2, log_probs=True)
+    without = generate(base, prompts[1:], max_new_tokens=2)
+    assert with_one.log_prob is not None and with_one.log_prob < 0 and without[0].log_prob is None
+    with pytest.raises(UsageError, match=f"1 of {len(prompts)} responses have a log-probability"):
+        own_perplexity([with_one, *without])
+    with pytest.raises(UsageError, match="0 of 0"):
+        own_perplexity([])
 
 
 @pytest.mark.parametrize(

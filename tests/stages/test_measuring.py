@@ -72,6 +72,17 @@ def test_both_models_are_measured_and_paired(measured: Measured) -> None:
     assert len(counted) == found["refusals"]["count"] and len(found["verdicts"]) == 12
 
 
+def test_every_prompt_that_is_given_is_measured(measured: Measured) -> None:
+    """Nothing is fitted, so nothing is set apart: neither for a map nor for a search."""
+    settings = {name: dict(values) for name, values in measured.settings.items()}
+    settings["prompts"].pop("report_limit", None)
+    found = verbs.measure(load_config(None, settings))
+    files = {name: settings["prompts"][name] for name in ("harmful", "harmless", "borderline")}
+    given = {name: len(Path(path).read_text(encoding="utf-8").splitlines()) for name, path in files.items()}
+    assert found["settings"]["prompts"] == given
+    assert found["refusals"]["n"] == given["harmful"] and found["coherence"]["n"] == given["harmless"]
+
+
 def test_measured_twice_gives_the_same_bytes(measured: Measured, tmp_path: Path) -> None:
     verbs.measure(config(measured.settings), against=str(measured.base), out=tmp_path)
     for name in ("measurement.json", "measurement.html"):

@@ -38,8 +38,19 @@ def perplexity(
     return math.exp(total / n_tokens)
 
 
+def own_perplexity(responses: Sequence[Response]) -> float:
+    """The same of responses to the model that gave them, from the log-probabilities that they were generated with.
+
+    Raises UsageError when there is no response, or one without.
+    """
+    known = [response.log_prob for response in responses if response.log_prob is not None]
+    if not known or len(known) < len(responses):
+        raise UsageError(f"{len(known)} of {len(responses)} responses have a log-probability; generate them with it")
+    return math.exp(-sum(known) / sum(len(response.token_ids) for response in responses))
+
+
 def measure_coherence(
-    base: Subject,
+    base: Subject | None,
     prompts: Sequence[RenderedPrompt],
     responses: Sequence[Response],
     verdicts: Sequence[Verdict],
@@ -48,6 +59,8 @@ def measure_coherence(
 ) -> Coherence:
     """Perplexity under ``base``, repetition, variety and length of the answers, counts of empty and broken ones.
 
+    base: None where the answers are its own and bring their log-probabilities, so that nothing is run again.
+
     prompts, responses and verdicts belong together, one of each for every harmless prompt. Raises UsageError when
     they do not.
     """
@@ -55,7 +68,10 @@ def measure_coherence(
         raise UsageError(
             f"{len(prompts)} prompts, {len(responses)} responses and {len(verdicts)} verdicts; give one of each"
         )
-    value = perplexity(base, prompts, responses, batch_tokens=batch_tokens)
+    if base is None:
+        value = own_perplexity(responses)
+    else:
+        value = perplexity(base, prompts, responses, batch_tokens=batch_tokens)
     labels = [verdict.label for verdict in verdicts]
     answers = [response.token_ids for response in responses]
     return Coherence(

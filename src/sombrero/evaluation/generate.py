@@ -5,6 +5,7 @@ Rows that have ended leave the batch, and prompts that wait take their places (:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 
 from sombrero.errors import PromptError, UsageError
-from sombrero.evaluation.row_batch import RowBatch
+from sombrero.evaluation.row_batch import Choice, RowBatch
 from sombrero.evaluation.row_memory import is_out_of_memory, rows_that_fit
 from sombrero.models.batches import by_length, common_prefix, require_room
 from sombrero.models.cache import is_reserved, reserved_cache
@@ -40,6 +41,7 @@ def generate(
     settled: Settled | Sequence[Settled | None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     refill: bool = True,
+    log_probs: bool = False,
 ) -> tuple[Response, ...]:
     """Answer every prompt by greedy decoding; the answers come in the order of the prompts.
 
@@ -52,7 +54,7 @@ def generate(
     ``batch_size`` is the most rows at once; fewer are taken when free memory asks for it, and half as many whenever
     memory runs out all the same: what is answered stays, the rows under way start again. ``refill`` lets waiting
     prompts take the places of ended rows; without it, a batch ends before the next begins (as it always does where a
-    model has sliding or recurrent layers).
+    model has sliding or recurrent layers). ``log_probs`` asks for the log-probability of each answer.
 
     Raises UsageError for sizes below 1 or another number of ``settled`` than of prompts, and PromptError for a prompt
     that is empty, too long for the model, or too long for memory even alone.
@@ -77,7 +79,7 @@ def generate(
     order = [rows[i] for i in by_length([len(prompt.token_ids) for prompt in prompts])]
     order.sort(key=lambda row: row.settled is not None)
     with torch.inference_mode():
-        for n_ended in _answer(handle, order, max_new_tokens, batch_size, refill):
+        for n_ended in _answer(handle, order, max_new_tokens, batch_size, refill=refill, scored=log_probs):
             if on_progress is not None:
                 on_progress(n_ended)
     return tuple(row.response() for row in rows)
@@ -119,14 +121,17 @@ def _dropped_tokens(handle: ModelHandle) -> frozenset[int]:
     return frozenset(special) - handle.kept_tokens
 
 
-def _answer(handle: ModelHandle, rows: Sequence[_Row], n_new: int, batch_size: int, refill: bool) -> Iterator[int]:
+def _answer(
+    handle: ModelHandle, rows: Sequence[_Row], n_new: int, batch_size: int, *, refill: bool, scored: bool
+) -> Iterator[int]:
     """Bring every row to its end, in smaller batches where memory does not do; yields how many ended, each time."""
     longest = max(len(row.prompt.token_ids) for row in rows)
     limit = rows_that_fit(handle.model, longest=longest, n_new=n_new, at_most=batch_size)
     while waiting := deque(row for row in rows if row.stopped is None):
         under_way: list[_Row] = []
+        batch = RowBatch(handle, n_new, longest + n_new, scored=scored)
         try:
-            yield from _decode(RowBatch(handle, n_new, longest + n_new), waiting, under_way, limit, refill)
+            yield from _decode(batch, waiting, under_way, limit, refill)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -156,13 +161,13 @@ def _decode(batch: RowBatch, waiting: deque[_Row], under_way: list[_Row], limit:
         stay = [under_way[place] for place in kept]
         if waiting and (not kept or (refill and batch.takes_more and limit - len(kept) >= enough)):
             under_way[:] = stay
-            tokens: list[list[int]] = [[] for _ in stay]
-            while waiting and len(under_way) < limit and (batch.takes_more or not tokens):
+            choices: list[list[Choice]] = [[] for _ in stay]
+            while waiting and len(under_way) < limit and (batch.takes_more or not choices):
                 new = _take(waiting, limit - len(under_way), n_shared if may_split else None)
                 under_way += new
                 first = batch.admit([row.prompt.token_ids for row in new], kept)
                 kept = list(range(len(under_way)))
-                tokens += [[token] for token in first]
+                choices += [[choice] for choice in first]
         elif not kept:
             return
         else:
@@ -171,9 +176,9 @@ def _decode(batch: RowBatch, waiting: deque[_Row], under_way: list[_Row], limit:
                 batch.keep(kept)
             # to the next look at the row that has gone furthest, and never beyond a row's end
             n_steps = min(CHECK_EVERY - len(stay[0].tokens) % CHECK_EVERY, min(row.n_left for row in stay))
-            tokens = batch.advance(n_steps)
+            choices = batch.advance(n_steps)
         running = sum(row.stopped is None for row in under_way)
-        for row, found in zip(under_way, tokens, strict=True):
+        for row, found in zip(under_way, choices, strict=True):
             row.extend(found)
         n_ended = running - sum(row.stopped is None for row in under_way)
         if n_ended:
@@ -208,6 +213,7 @@ class _Row:
     n_new: int
     dropped: frozenset[int]
     tokens: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
     stopped: Literal["end", "length", "settled"] | None = None
 
     @property
@@ -218,13 +224,15 @@ class _Row:
         """Forget the tokens so far, unless they are the answer."""
         if self.stopped is None:
             self.tokens.clear()
+            self.log_prob = 0.0
 
-    def extend(self, tokens: Sequence[int]) -> None:
+    def extend(self, choices: Sequence[Choice]) -> None:
         """Take what belongs to the answer. Looks come at the row's own steps: no other row has a part in its answer."""
-        for token in tokens:
+        for token, log_prob in choices:
             if self.stopped is not None:
                 return
             self.tokens.append(token)
+            self.log_prob += log_prob
             if token in self.ends:
                 self.stopped = "end"
             elif not self.n_left:
@@ -235,7 +243,8 @@ class _Row:
 
     def response(self) -> Response:
         assert self.stopped is not None
-        return Response(self.prompt.prompt.id, self.response_text(), tuple(self.tokens), self.stopped)
+        known = None if math.isnan(self.log_prob) else self.log_prob
+        return Response(self.prompt.prompt.id, self.response_text(), tuple(self.tokens), self.stopped, known)
 
     def response_text(self) -> str:
         """The text of the tokens so far."""

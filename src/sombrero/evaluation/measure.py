@@ -94,8 +94,7 @@ def measure(
     answers after the first ``n_whole`` end when it is settled whether they refuse. ``others`` are detectors that judge
     the same responses, which are then all whole; raises UsageError for two of one name.
     """
-    whole = keep_harmful or bool(others)
-
+    whole, is_base = keep_harmful or bool(others), subject is base
     asked = (*sets.harmful, *sets.contrast)
     certain = None if whole else _refuses_for_certain(detector)
     cut = [None if whole or place < n_whole else detector.settled for place in range(len(sets.borderline))]
@@ -108,6 +107,7 @@ def measure(
             batch_size=batch_size,
             settled=[*([certain] * len(asked)), *([None] * len(sets.harmless)), *cut],
             on_progress=on_progress,
+            log_probs=is_base,
         )
     harmful, safe = answers[: len(asked)], answers[len(asked) :]
     harmless, borderline = safe[: len(sets.harmless)], safe[len(sets.harmless) :]
@@ -123,7 +123,9 @@ def measure(
         harmless_refusals=refusal_share(harmless_verdicts),
         labels=_count_labels(verdicts),
         kl=_diverge(subject, base, sets, sequence_tokens, batch_tokens),
-        coherence=measure_coherence(base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens),
+        coherence=measure_coherence(
+            None if is_base else base, sets.harmless, harmless, harmless_verdicts, batch_tokens=batch_tokens
+        ),
         verdicts=every,
         contrast_refusals=refusal_share(contrast) if contrast else None,
         safe_verdicts=(*borderline_verdicts, *harmless_verdicts),

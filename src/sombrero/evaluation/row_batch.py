@@ -11,17 +11,21 @@ from sombrero.models.batches import Batch, Forward, prepare_batch
 from sombrero.models.cache import Beginning, is_reserved, reserved_layers
 from sombrero.records import ModelHandle
 
+Choice = tuple[int, float]
+"""A row's next token and its log-probability (nats), NaN where none is asked for."""
+
 
 class RowBatch:
     """A batch of rows, its cache and its masks; each step gives every row its next token.
 
     All rows end in the last column of the cache, whenever they joined: a row that is ``n`` tokens long fills its last
     ``n`` columns, and the mask hides the rest. ``n_new`` is how many tokens a row is given at most, ``max_length`` the
-    length of the longest row with all of them.
+    length of the longest row with all of them. ``scored`` asks for the log-probabilities of the tokens.
     """
 
-    def __init__(self, handle: ModelHandle, n_new: int, max_length: int) -> None:
+    def __init__(self, handle: ModelHandle, n_new: int, max_length: int, *, scored: bool = False) -> None:
         self.handle = handle
+        self._scored = scored
         self._forward = Forward(handle.model)
         self._n_new = n_new
         self._last_position = max_length - 1
@@ -36,7 +40,7 @@ class RowBatch:
         """Whether rows may join others that are under way; sliding and recurrent layers cannot take them."""
         return self._cache is not None and is_reserved(self._cache)
 
-    def admit(self, rows: Sequence[Sequence[int]], kept: Sequence[int]) -> list[int]:
+    def admit(self, rows: Sequence[Sequence[int]], kept: Sequence[int]) -> list[Choice]:
         """Go on with the rows at the places ``kept``, followed by these new ones; returns the first tokens of the new.
 
         With rows kept, it may be called only while ``takes_more``.
@@ -47,7 +51,7 @@ class RowBatch:
         batch = prepare_batch(self.handle, rows, n_new=0 if kept else self._n_new, beginning=self._beginning)
         assert batch.cache is not None
         self._beginning = batch.beginning or self._beginning
-        tokens = self._next(batch.ids, batch.positions, batch.mask, batch.cache)
+        tokens, log_probs = self._next(batch.ids, batch.positions, batch.mask, batch.cache)
         _close_gaps(batch)
         ids, positions = tokens[:, None], batch.positions[:, -1:] + 1
         if kept and self._cache is not None:
@@ -59,8 +63,7 @@ class RowBatch:
             self._cache, self._ids, self._positions = batch.cache, ids, positions
             self._length = batch.n_prefix + batch.ids.shape[1]
             self._set_mask()
-        first: list[int] = tokens.tolist()
-        return first
+        return list(zip(tokens.tolist(), log_probs.tolist(), strict=True))
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these rows only."""
@@ -74,11 +77,11 @@ class RowBatch:
             # what the library has for recurrent layers too: it picks these rows
             self._cache.reorder_cache(index)  # type: ignore[arg-type]
 
-    def advance(self, n_steps: int) -> list[list[int]]:
-        """The next ``n_steps`` tokens of every row; one transfer from the device."""
-        tokens = [self._step() for _ in range(n_steps)]
-        rows: list[list[int]] = torch.stack(tokens, dim=1).tolist()
-        return rows
+    def advance(self, n_steps: int) -> list[list[Choice]]:
+        """The next ``n_steps`` tokens of every row; one transfer from the device of each kind."""
+        steps = [self._step() for _ in range(n_steps)]
+        tokens, log_probs = (torch.stack(values, dim=1).tolist() for values in zip(*steps, strict=True))
+        return [list(zip(*row, strict=True)) for row in zip(tokens, log_probs, strict=True)]
 
     def _regroup(self, kept: torch.Tensor, joining: DynamicCache | None) -> None:
         """Rebuild cache and mask for the rows that ``_positions`` now tells of: no wider than the longest of them."""
@@ -100,25 +103,32 @@ class RowBatch:
         mask = (columns >= self._length - self._positions).long()
         self._mask = None if bool(mask.all()) else _with_room(mask, self._n_new)
 
-    def _step(self) -> torch.Tensor:
+    def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._cache is not None
         if self._mask is not None and self._mask.shape[1] < self._length + 1:
             self._mask = _with_room(self._mask, self._n_new)
         mask = None if self._mask is None else self._mask[:, : self._length + 1]
-        tokens = self._next(self._ids, self._positions, mask, self._cache)
+        tokens, log_probs = self._next(self._ids, self._positions, mask, self._cache)
         self._ids = tokens[:, None]
         # a row that has ended may go along for long; its tokens count no more, but its position must stay a position
         self._positions = (self._positions + 1).clamp(max=self._last_position)
         self._length += 1
-        return tokens
+        return tokens, log_probs
 
     def _next(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, cache: DynamicCache
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next token of every row and its log-probability, each ``(n,)``."""
         logits = self._forward.logits(
             1, ids=ids, positions=positions, attention_mask=mask, past_key_values=cache, use_cache=True
-        )
-        return logits[:, -1].argmax(dim=-1).to(ids.device)
+        )[:, -1]
+        tokens = logits.argmax(dim=-1)
+        if self._scored:
+            chosen = logits.gather(1, tokens[:, None])[:, 0]
+            log_probs = chosen.float() - logits.float().logsumexp(dim=-1)
+        else:
+            log_probs = torch.full(tokens.shape, torch.nan)
+        return tokens.to(ids.device), log_probs
 
 
 def _close_gaps(batch: Batch) -> None:

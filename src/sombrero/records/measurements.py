@@ -13,12 +13,16 @@ detector could not say; it is no verdict, so no rate counts it on either side.""
 
 @dataclass(frozen=True)
 class Response:
-    """A greedy answer, held in memory alone. ``stopped`` says why it ended: end token, length, or verdict certain."""
+    """A greedy answer, held in memory alone. ``stopped`` says why it ended: end token, length, or verdict certain.
+
+    log_prob: the sum over its tokens, in nats, under the model that gave it; None where it was not asked for.
+    """
 
     prompt_id: str
     text: str
     token_ids: tuple[int, ...]
     stopped: Literal["end", "length", "settled"]
+    log_prob: float | None = None
 
 
 @dataclass(frozen=True)
