@@ -154,10 +154,18 @@ def print_map(console: Console, found: dict[str, Any]) -> None:
         shown = escape(", ".join(categories[:CATEGORIES_SHOWN] + more))
         units.add_row(str(unit["unit"]), str(unit["prompts"]), odds, shown)
     console.print(units)
-    sets = Table("directions", "best unit's AUROC (95%)", "effective rank", title="Controls", title_justify="left")
+    sets = Table(
+        "directions",
+        "best unit's AUROC (95%)",
+        "effective rank",
+        "to the map's span",
+        title="Controls",
+        title_justify="left",
+    )
     for name, figures in found["controls"].items():
         interval = f"{figures['auroc']:.3f} ({figures['auroc_low']:.3f}–{figures['auroc_high']:.3f})"
-        sets.add_row(name, interval, f"{figures['effective_rank']:.2f} of {figures['units']}")
+        angles = "" if name == "som" else f"{figures['angle_least']:.0f}°–{figures['angle_most']:.0f}°"
+        sets.add_row(name, interval, f"{figures['effective_rank']:.2f} of {figures['units']}", angles)
     console.print(sets)
     size = found["supported_units"]
     console.print(

@@ -17,6 +17,7 @@ from sombrero.directions import (
     principal_plane,
     scaled_plane,
     single_codebook,
+    span_angles,
 )
 from sombrero.errors import UsageError
 from tests.directions.samples import gaussian_states, named
@@ -41,6 +42,14 @@ def test_spans_of_fewer_dimensions_have_fewer_angles() -> None:
     found = principal_angles(torch.stack([twice, torch.zeros(3, 6)]), axes[1:4].expand(2, 3, 6))
     assert found[0, 0] == 0 and float(found[0, 1]) == pytest.approx(math.pi / 2)
     assert found.isnan().tolist() == [[False, False, True], [True, True, True]]
+
+
+def test_span_angles_are_in_degrees_and_never_nan() -> None:
+    axes = torch.eye(6)
+    twice = torch.stack([axes[0], 2 * axes[0], axes[1] + axes[5]])
+    assert span_angles(twice, axes[:2]) == pytest.approx((0.0, 45.0), abs=1e-4)
+    assert span_angles(axes[:1], axes[:4]) == (0.0,)
+    assert span_angles(torch.zeros(2, 6), axes[:4]) == (90.0,)
 
 
 def test_curves_say_what_was_planted() -> None:

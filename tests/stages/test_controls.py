@@ -75,6 +75,14 @@ def test_planted_refusal_stands_beside_its_null_but_a_map_is_not_needed_for_it()
     assert max(better.controls.values()) > 0.95
 
 
+def test_spans_are_compared_with_the_maps_own() -> None:
+    """The mean of what the map was trained on lies in the span of its units, or nearly; labels by chance span other."""
+    sets = weighed(6.0).sets
+    assert 0.0 <= sets["som"].angle_least <= sets["som"].angle_most < 1e-6
+    assert sets["single"].angle_least == sets["single"].angle_most < 20.0
+    assert sets["single"].angle_most < sets["shuffled"].angle_least <= sets["shuffled"].angle_most <= 90.0
+
+
 def test_the_shuffled_set_is_the_first_permutation_of_the_null() -> None:
     found = weighed(2.0)
     assert abs(found.sets["shuffled"].auroc - found.null_best_unit[0]) < 1e-6

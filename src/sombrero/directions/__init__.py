@@ -11,7 +11,7 @@ from sombrero.directions.controls import (
 )
 from sombrero.directions.curves import LayerFigures, layer_curves
 from sombrero.directions.derive import derive_directions, direction_vectors
-from sombrero.directions.geometry import cosine_matrix, effective_rank, principal_angles
+from sombrero.directions.geometry import cosine_matrix, effective_rank, principal_angles, span_angles
 from sombrero.directions.layers import LayerChoice, ablation_candidates, choose_by_auroc, choose_by_log_odds
 from sombrero.directions.manifold import principal_plane, scaled_plane
 from sombrero.directions.profiles import unit_profiles
@@ -41,5 +41,6 @@ __all__ = [
     "separation",
     "single_codebook",
     "single_direction",
+    "span_angles",
     "unit_profiles",
 ]

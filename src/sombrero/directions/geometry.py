@@ -44,6 +44,15 @@ def principal_angles(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def span_angles(first: torch.Tensor, second: torch.Tensor) -> tuple[float, ...]:
+    """Principal angles between the spans of ``(m, d)`` and ``(k, d)`` in degrees, smallest first; none is NaN.
+
+    As many as the smaller span has dimensions; a span of zeros alone is at 90 degrees to any.
+    """
+    found = principal_angles(first[None], second[None])[0].rad2deg()
+    return tuple(found[~found.isnan()].tolist()) or (90.0,)
+
+
 def _orthonormal(vectors: torch.Tensor) -> torch.Tensor:
     """Basis ``(d, k)`` float64 of the span of ``(m, d)``; lengths do not matter, and zero directions span nothing."""
     unit = torch.nn.functional.normalize(vectors.to(torch.float64), dim=-1)

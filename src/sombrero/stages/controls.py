@@ -20,6 +20,7 @@ from sombrero.directions import (
     projection_auroc,
     random_codebook,
     single_codebook,
+    span_angles,
 )
 from sombrero.records import DirectionSet, HiddenStates, RefusalMap
 from sombrero.stages.mapping import Folds, fit_map
@@ -39,6 +40,7 @@ class SetFigures:
     """A direction set at the chosen state index, on held-out prompts.
 
     auroc is that of the best unit, with its bootstrap 95% interval; auroc_salient that of the most salient one.
+    angle_least, angle_most: the smallest and the largest principal angle (degrees) between its span and the map's.
     """
 
     units: int
@@ -48,6 +50,8 @@ class SetFigures:
     auroc_high: float
     auroc_salient: float
     effective_rank: float
+    angle_least: float
+    angle_most: float
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def weigh(
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Controls:
     """The map at one state index beside its controls; the whole procedure is run again for each permutation there."""
-    sets = {name: _figures(found, state) for name, found in directions.items()}
+    sets = {name: _figures(found, directions["som"], state) for name, found in directions.items()}
     best, single, rank = (
         torch.cat(parts) for parts in zip(*_null(settings, seed, state, harmful, harmless, advance), strict=True)
     )
@@ -208,8 +212,9 @@ def _side_by_side(permuted: list[Folds]) -> Folds:
     )
 
 
-def _figures(found: DirectionSet, state: int) -> SetFigures:
+def _figures(found: DirectionSet, som: DirectionSet, state: int) -> SetFigures:
     best = int(found.auroc[state].argmax())
+    angles = span_angles(found.vectors[state], som.vectors[state])
     return SetFigures(
         units=found.vectors.shape[1],
         hit_units=int((found.hit_counts[state] > 0).sum()),
@@ -218,6 +223,8 @@ def _figures(found: DirectionSet, state: int) -> SetFigures:
         auroc_high=float(found.auroc_high[state, best]),
         auroc_salient=float(found.auroc[state, 0]),
         effective_rank=float(effective_rank(found.vectors[state])),
+        angle_least=angles[0],
+        angle_most=angles[-1],
     )
 
 
