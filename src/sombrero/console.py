@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -54,14 +54,17 @@ class Terminal:
         if not self._console.is_terminal:
             yield lambda _count: None
         else:
-            bars = self._progress()
+            outer = self._bars
+            bars = outer or self._progress()
             task = bars.add_task(title, total=total)
-            with Live(get_renderable=lambda: self._view(bars), console=self._console, transient=True):
+            live = Live(get_renderable=lambda: self._view(bars), console=self._console, transient=True)
+            with live if outer is None else nullcontext():  # a stage within another has its bar below that one's
                 self._bars = bars
                 try:
                     yield lambda count: bars.advance(task, count)
                 finally:
-                    self._bars = None
+                    self._bars = outer
+                    bars.remove_task(task)
         self.say(f"{title}: {time.monotonic() - started:.1f} s")
 
     def _view(self, bars: Progress) -> Group:
