@@ -120,10 +120,12 @@ def print_inspection(console: Console, found: dict[str, Any]) -> None:
     checkpoint = {name: value for name, value in found["checkpoint"].items() if value is not None}
     if "bytes" in checkpoint:
         checkpoint["bytes"] = f"{checkpoint['bytes'] / 2**30:.2f} GiB"
-    memory = {name: f"{value / 2**30:.2f} GiB" for name, value in found["memory_bytes"].items()}
+    memory = {name.replace("_", " "): _size(value) for name, value in found["memory_bytes"].items()}
     shown = found | {"checkpoint": checkpoint, "writers_per_layer": per_layer, "memory": memory}
+    shown |= {name: f"{found[name]:,}" for name in ("parameters", "parameters_touched")}
     shown["chat_template"] = {True: "yes", False: "no", None: "not known"}[found["chat_template"]]
-    shown["reasoning"] = found["reasoning"] or "none described"
+    marks = {name: mark for name, mark in (found["reasoning"] or {}).items() if mark is not None}
+    shown["reasoning"] = marks or "none described"
     del shown["memory_bytes"]
     print_mapping(console, shown)
 
@@ -219,6 +221,11 @@ def _nats(kl: dict[str, Any] | None, key: str) -> str:
     if kl is None:
         return "–"
     return "∞" if kl[key] is None else f"{kl[key]:.3f}"
+
+
+def _size(n_bytes: int) -> str:
+    """GiB, or MiB where that would be nothing."""
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 // 100 else f"{n_bytes / 2**20:.2f} MiB"
 
 
 def _units(count: int) -> str:
