@@ -359,7 +359,7 @@ def _show(result: dict[str, Any], as_json: bool, draw: Callable[[Console, dict[s
 
 
 def _fail(error: SombreroError, code: int) -> None:
-    errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=not errors.is_terminal)
     sys.exit(code)
 
 

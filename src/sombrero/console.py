@@ -15,7 +15,6 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -93,14 +92,15 @@ class Terminal:
         self._print(escape(printable(text)))
 
     def _print(self, markup: str) -> None:
-        (self._bars.console if self._bars else self._console).print(markup, highlight=False, soft_wrap=True)
+        console = self._bars.console if self._bars else self._console
+        console.print(markup, highlight=False, soft_wrap=not console.is_terminal)
 
     def _progress(self) -> Progress:
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -137,6 +137,15 @@ def _edit(score: TrialScore) -> str:
     where = score.parameters
     units = "single" if where.directions == "single" else "units " + "+".join(map(str, where.units))
     return f"{where.rule}, {units}"
+
+
+class _Count(ProgressColumn):
+    """Items done of all; nothing where a stage is one piece."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        return Text(f"{int(task.completed)}/{int(task.total)}", style="progress.download")
 
 
 class _Rate(ProgressColumn):
