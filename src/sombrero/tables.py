@@ -151,11 +151,11 @@ def print_notes(console: Console, found: dict[str, Any]) -> None:
 def print_map(console: Console, found: dict[str, Any]) -> None:
     """The map at its chosen layer: its figures, who lives in its units, and its statements beside their controls."""
     shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts", "supported_units")
-    shown = {key: value for key, value in found.items() if key not in shown_below}
-    shown["base_refusals"] = "{count}/{n}".format(**found["base_refusals"])
+    figures_here = {key: value for key, value in found.items() if key not in shown_below}
+    figures_here["base_refusals"] = "{count}/{n}".format(**found["base_refusals"])
     if found["layer_rule"] == "auroc":  # which knows no bound
-        del shown["layer_within_bound"]
-    print_mapping(console, shown)
+        del figures_here["layer_within_bound"]
+    print_mapping(console, figures_here)
     units = Table("unit", "prompts", "log-odds", "categories", title="Units of the map", title_justify="left")
     for unit in found["units"]:
         categories = [f"{name} {count}" for name, count in unit["categories"].items()]
