@@ -47,7 +47,6 @@ pytest: $(STAMP)  ## the tests alone; PYTEST_ARGS="tests/som -x" for some of the
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP)  ## build the guide into site/; a broken link is an error
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 format: $(STAMP)  ## let ruff format and fix what it can

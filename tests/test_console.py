@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from pathlib import Path
 
 from rich.console import Console
 
 from sombrero.config import SearchConfig
 from sombrero.console import Terminal, front_table
+from sombrero.progress import PROGRESS, Noted
 from sombrero.records import EditParameters, LayerProfile, TrialScore
 
 PARAMETERS = EditParameters("project", "som", 1, (0, 2), {"attention": LayerProfile(0, 1, 1.0)})
@@ -63,3 +66,31 @@ def test_a_pipe_gets_a_line_for_each_trial_and_stage() -> None:
     lines = rows(text)
     assert [line[1:3] if line[0] == "★" else line[:2] for line in lines[:3]] == [["trial", str(n)] for n in range(3)]
     assert lines[-1][0] == "search:" and len(lines) == 4
+
+
+def test_a_stage_within_another_shares_its_display_and_is_told_in_its_turn(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)
+    noted = Noted(Terminal(console), tmp_path)
+    told = []
+    with noted.stage("outer", 2) as advance:
+        advance(1)
+        with noted.stage("inner"):
+            told.append(json.loads((tmp_path / PROGRESS).read_bytes())["stage"])
+        told.append(json.loads((tmp_path / PROGRESS).read_bytes())["stage"])
+        advance(1)
+    told.append(json.loads((tmp_path / PROGRESS).read_bytes())["stage"])
+    assert told == ["inner", "outer", None]
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "inner: " in text and "outer: " in text and "/?" not in text
+
+
+def test_sentences_break_between_words_on_a_terminal_alone() -> None:
+    sentence = "one sentence that is longer than the terminal is wide"
+    for is_terminal, longest in ((True, 20), (False, len(sentence))):
+        console = Console(file=io.StringIO(), width=20, force_terminal=is_terminal, color_system=None)
+        Terminal(console).say(sentence)
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert " ".join(line.strip() for line in lines) == sentence
+        assert max(map(len, lines)) <= longest

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -82,6 +85,52 @@ def leaves(menu: object) -> Iterator[str]:
     elif isinstance(menu, list):
         for entry in menu:
             yield from leaves(entry)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``make docs`` builds it: what the generator complains of fails it. Then what it wrote, docstrings too."""
+    pytest.importorskip("mkdocs", reason="MkDocs is not installed (pip install .[docs])")
+    pytest.importorskip("material", reason="the theme is not installed (pip install .[docs])")
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = {path: Links.of(path) for path in tmp_path.glob("*.html") if path.name != "404.html"}
+    assert {path.stem for path in pages} == {page.stem for page in DOCS.glob("*.md")}
+    assert [loaded for page in pages.values() for loaded in page.loaded if re.match(r"([a-z]+:)?//", loaded)] == []
+    missing = []
+    for path, page in pages.items():
+        for target in (link for link in page.links + page.loaded if not re.match(r"[a-z]+:", link)):
+            name, _, anchor = unquote(target).partition("#")
+            file = (path.parent / name).resolve() if name else path
+            if not file.exists() or (anchor and file in pages and anchor not in pages[file].ids | {"__skip"}):
+                missing.append(f"{path.name}: {target}")
+    assert missing == []
+
+
+class Links(HTMLParser):
+    """What a page of the site leads to, what it loads, and its anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.ids: set[str] = set()
+
+    @classmethod
+    def of(cls, path: Path) -> Links:
+        page = cls()
+        page.feed(path.read_text(encoding="utf-8"))
+        return page
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value for name, value in attrs if value is not None}
+        self.ids |= {found["id"]} if "id" in found else set()
+        if tag == "a":
+            self.links += [found["href"]] if "href" in found else []
+        else:
+            self.loaded += [found[name] for name in ("src", "href") if name in found]
 
 
 @cache

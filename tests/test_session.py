@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sombrero.config import ModelConfig, PromptConfig, RunConfig
 from sombrero.errors import CheckpointError, ModelError, PromptError
 from sombrero.evaluation import FinalAnswerDetector
+from sombrero.models import needs_preparing
 from sombrero.prompts import starter_prompts
 from sombrero.records import SplitName
 from sombrero.session import MIN_TO_CUT, Role, Session, checkpoint_hash, load_measured, load_role
@@ -238,3 +239,10 @@ def test_reasoning_is_closed_on_or_off(template: str, thinking: str, ending: str
         assert isinstance(detector, FinalAnswerDetector)
         assert (detector.name, detector.start) == ("opening", start)
     assert len(found.other_detectors) == 1
+
+
+def test_what_takes_minutes_to_come_is_known_beforehand(tmp_path: Path) -> None:
+    assert not needs_preparing(ModelConfig(source=str(tmp_path)))
+    assert needs_preparing(ModelConfig(source="owner/name"))
+    for name in ("embedded", "embedded-parts"):
+        assert needs_preparing(ModelConfig(source=name, cache=tmp_path))

@@ -25,14 +25,8 @@ MAP_PICTURES = ("map.svg", "planes.svg")
 class Sombrero:
     """A model, the settings of its run and the run's folder.
 
-    >>> refusal = Sombrero("embedded", trials=12, report_limit=40)
-    >>> refusal.map()       # a table, and in a notebook the map
-    >>> refusal.run()       # goes on from there: search, bake, reload, measure, report
-    >>> with refusal.edit() as edited:
-    ...     edited.model.generate(...)
-
     Nothing is loaded before a method is called, and what is finished on disk is not done again: each method may be
-    called again, in another process too.
+    called again, in another process too. Raises UsageError for a setting that does not exist or is out of range.
 
     Parameters
     ----------
@@ -53,9 +47,17 @@ class Sombrero:
     Attributes
     ----------
     config : RunConfig
+        The settings, all of them.
     out : Path
+        The run's folder.
 
-    Raises UsageError for a setting that does not exist or is out of range.
+    Examples
+    --------
+    >>> refusal = Sombrero("embedded", trials=12, report_limit=40)
+    >>> refusal.map()       # a table, and in a notebook the map
+    >>> refusal.run()       # goes on from there: search, bake, reload, measure, report
+    >>> with refusal.edit() as edited:
+    ...     edited.model.generate(...)
     """
 
     def __init__(
@@ -192,9 +194,11 @@ def measure(
 ) -> Result:
     """Measure any checkpoint, whoever made it: refusals, false refusals, coherence; with ``against``, divergence too.
 
-    >>> measure("./edited", against="./base", report_limit=40)
+    ``settings`` are those of ``Sombrero``. Raises UsageError for one that does not exist.
 
-    ``settings`` are those of :class:`Sombrero`. Raises UsageError for one that does not exist.
+    Examples
+    --------
+    >>> measure("./edited", against="./base", report_limit=40)
     """
     return Sombrero(model, **settings).measure(against=against, tasks=tasks, out=out)
 

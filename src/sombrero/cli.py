@@ -301,6 +301,8 @@ def inspect(
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if not errors.is_terminal:  # a bar is no line; read when the hub's library is imported, by transformers too
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(standalone_mode=True)
     except UsageError as error:
@@ -357,7 +359,7 @@ def _show(result: dict[str, Any], as_json: bool, draw: Callable[[Console, dict[s
 
 
 def _fail(error: SombreroError, code: int) -> None:
-    errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=not errors.is_terminal)
     sys.exit(code)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -15,7 +15,6 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -54,14 +53,17 @@ class Terminal:
         if not self._console.is_terminal:
             yield lambda _count: None
         else:
-            bars = self._progress()
+            outer = self._bars
+            bars = outer or self._progress()
             task = bars.add_task(title, total=total)
-            with Live(get_renderable=lambda: self._view(bars), console=self._console, transient=True):
+            live = Live(get_renderable=lambda: self._view(bars), console=self._console, transient=True)
+            with live if outer is None else nullcontext():  # a stage within another has its bar below that one's
                 self._bars = bars
                 try:
                     yield lambda count: bars.advance(task, count)
                 finally:
-                    self._bars = None
+                    self._bars = outer
+                    bars.remove_task(task)
         self.say(f"{title}: {time.monotonic() - started:.1f} s")
 
     def _view(self, bars: Progress) -> Group:
@@ -90,14 +92,15 @@ class Terminal:
         self._print(escape(printable(text)))
 
     def _print(self, markup: str) -> None:
-        (self._bars.console if self._bars else self._console).print(markup, highlight=False, soft_wrap=True)
+        console = self._bars.console if self._bars else self._console
+        console.print(markup, highlight=False, soft_wrap=not console.is_terminal)
 
     def _progress(self) -> Progress:
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -134,6 +137,15 @@ def _edit(score: TrialScore) -> str:
     where = score.parameters
     units = "single" if where.directions == "single" else "units " + "+".join(map(str, where.units))
     return f"{where.rule}, {units}"
+
+
+class _Count(ProgressColumn):
+    """Items done of all; nothing where a stage is one piece."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        return Text(f"{int(task.completed)}/{int(task.total)}", style="progress.download")
 
 
 class _Rate(ProgressColumn):

@@ -60,11 +60,13 @@ class Noted:
         self.trial, self.say = inner.trial, inner.say
         self._inner = inner
         self._path = folder / PROGRESS
+        self._note_outer: Callable[[], None] | None = None
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """See :class:`Progress`."""
         started, noted, done = time.time(), time.monotonic(), 0
+        outer = self._note_outer
 
         def note(stage: str | None) -> None:
             with guard_disk(self._path):
@@ -82,7 +84,12 @@ class Noted:
                     note(title)
 
             note(title)
+            self._note_outer = lambda: note(title)
             try:
                 yield advance_and_note
             finally:
-                note(None)
+                self._note_outer = outer
+                if outer is None:
+                    note(None)
+                else:  # a stage within another, as a model that is loaded when a stage first asks for it
+                    outer()

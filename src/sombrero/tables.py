@@ -1,4 +1,4 @@
-"""Results as tables for people."""
+"""Results as tables for people. On a terminal sentences break between words, in a pipe not at all."""
 
 from __future__ import annotations
 
@@ -60,19 +60,23 @@ def print_measurement(console: Console, found: dict[str, Any]) -> None:
     console.print(figures_table(title, models))
     labels = dict(COUNTS)
     for name, pair in (found["paired"] or {}).items():
-        console.print(f"{labels[name]}, pair by pair: {pair_sentence(pair)}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{labels[name]}, pair by pair: {pair_sentence(pair)}", soft_wrap=not console.is_terminal, highlight=False
+        )
     for model, pairs in (found["agreement"] or {}).items():
         for pair in (pair for pair in pairs or () if pair["set"] == "all"):
             name = "base, " if model == "against" else "" if found["base"] is None else "this model, "
-            console.print(f"{name}{_safe(agreement_sentence(pair))}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{name}{_safe(agreement_sentence(pair))}", soft_wrap=not console.is_terminal, highlight=False
+            )
     for model, results in (found["tasks"] or {}).items():
         for result in results or ():
             error = "" if result["stderr"] is None else f" ± {result['stderr']:.3f}"
             name = "base" if model == "against" else "this model"
             line = f"{name}, {result['task']}, {result['metric']}: {result['value']:.4g}{error} (n = {result['n']})"
-            console.print(_safe(line), soft_wrap=True, highlight=False)
+            console.print(_safe(line), soft_wrap=not console.is_terminal, highlight=False)
     for note in found["notes"]:
-        console.print(f"note: {_safe(note)}", soft_wrap=True)
+        console.print(f"note: {_safe(note)}", soft_wrap=not console.is_terminal)
 
 
 def pair_sentence(pair: dict[str, Any]) -> str:
@@ -120,10 +124,12 @@ def print_inspection(console: Console, found: dict[str, Any]) -> None:
     checkpoint = {name: value for name, value in found["checkpoint"].items() if value is not None}
     if "bytes" in checkpoint:
         checkpoint["bytes"] = f"{checkpoint['bytes'] / 2**30:.2f} GiB"
-    memory = {name: f"{value / 2**30:.2f} GiB" for name, value in found["memory_bytes"].items()}
+    memory = {name.replace("_", " "): _size(value) for name, value in found["memory_bytes"].items()}
     shown = found | {"checkpoint": checkpoint, "writers_per_layer": per_layer, "memory": memory}
+    shown |= {name: f"{found[name]:,}" for name in ("parameters", "parameters_touched")}
     shown["chat_template"] = {True: "yes", False: "no", None: "not known"}[found["chat_template"]]
-    shown["reasoning"] = found["reasoning"] or "none described"
+    marks = {name: mark for name, mark in (found["reasoning"] or {}).items() if mark is not None}
+    shown["reasoning"] = marks or "none described"
     del shown["memory_bytes"]
     print_mapping(console, shown)
 
@@ -135,17 +141,21 @@ def print_notes(console: Console, found: dict[str, Any]) -> None:
     traced = found["traced_on"]
     console.print(
         f"{state}; residual accounting on {traced['layers']} random layers, {traced['parameters']} parameters: {error}",
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
         highlight=False,
     )
     for note in found["notes"]:
-        console.print(f"note: {_safe(note)}", soft_wrap=True, highlight=False)
+        console.print(f"note: {_safe(note)}", soft_wrap=not console.is_terminal, highlight=False)
 
 
 def print_map(console: Console, found: dict[str, Any]) -> None:
     """The map at its chosen layer: its figures, who lives in its units, and its statements beside their controls."""
     shown_below = ("controls", "statements", "units", "permutations", "auroc_units", "hit_counts", "supported_units")
-    print_mapping(console, {key: value for key, value in found.items() if key not in shown_below})
+    figures_here = {key: value for key, value in found.items() if key not in shown_below}
+    figures_here["base_refusals"] = "{count}/{n}".format(**found["base_refusals"])
+    if found["layer_rule"] == "auroc":  # which knows no bound
+        del figures_here["layer_within_bound"]
+    print_mapping(console, figures_here)
     units = Table("unit", "prompts", "log-odds", "categories", title="Units of the map", title_justify="left")
     for unit in found["units"]:
         categories = [f"{name} {count}" for name, count in unit["categories"].items()]
@@ -165,19 +175,22 @@ def print_map(console: Console, found: dict[str, Any]) -> None:
     for name, figures in found["controls"].items():
         interval = f"{figures['auroc']:.3f} ({figures['auroc_low']:.3f}–{figures['auroc_high']:.3f})"
         angles = "" if name == "som" else f"{figures['angle_least']:.0f}°–{figures['angle_most']:.0f}°"
-        sets.add_row(name, interval, f"{figures['effective_rank']:.2f} of {figures['units']}", angles)
+        rank = f"{figures['effective_rank']:.2f} of {figures['units']}"
+        sets.add_row("map" if name == "som" else name, interval, rank, angles)
     console.print(sets)
     size = found["supported_units"]
     console.print(
         f"the harmful prompts support {_units(size['chosen'])} here (95% interval {size['low']} to {size['high']}); as "
         f"many harmless prompts, whose parts are no refusal, {_units(size['control'])}",
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
     for statement in found["statements"]:
         beside = ", ".join(f"{name} {value:.3f}" for name, value in statement["controls"].items())
         p = "" if statement["p"] is None else f"; p = {statement['p']:.2g}, {found['permutations']} permutations"
         holds = "holds" if statement["holds"] else "does not hold"
-        console.print(f"{holds}: {statement['text']}: {statement['value']:.3f} (beside {beside}{p})", soft_wrap=True)
+        line = f"{holds}: {statement['text']}: {statement['value']:.3f} (beside {beside}{p})"
+        console.print(line, soft_wrap=not console.is_terminal)
+    console.print(f"report: {escape(found['run'])}/report.html", soft_wrap=True)
 
 
 def print_comparison(console: Console, found: dict[str, Any]) -> None:
@@ -194,7 +207,7 @@ def print_comparison(console: Console, found: dict[str, Any]) -> None:
             reached = f"{row['reached']} of {row['seeds']}"
             table.add_row(f"{100 * level:g}%", row["method"], reached, *figures, *found_here)
     console.print(table)
-    console.print(escape(found["verdict"]["sentence"]), soft_wrap=True)
+    console.print(escape(found["verdict"]["sentence"]), soft_wrap=not console.is_terminal)
     console.print(f"report: {escape(found['run'])}/compare.html", soft_wrap=True)
 
 
@@ -209,8 +222,10 @@ def print_diff(console: Console, found: dict[str, Any]) -> None:
         console.print(table)
     for key in ("only_base", "only_edited", "other_shape", "bytes_differ"):
         if found[key]:
-            console.print(f"{key.replace('_', ' ')}: {', '.join(map(_safe, found[key]))}", soft_wrap=True)
-    console.print(f"{found['same']} weights are the same; {found['looks']['text']}", soft_wrap=True)
+            console.print(
+                f"{key.replace('_', ' ')}: {', '.join(map(_safe, found[key]))}", soft_wrap=not console.is_terminal
+            )
+    console.print(f"{found['same']} weights are the same; {found['looks']['text']}", soft_wrap=not console.is_terminal)
 
 
 def _interval(difference: dict[str, Any]) -> str:
@@ -227,6 +242,11 @@ def _nats(kl: dict[str, Any] | None, key: str) -> str:
     if kl is None:
         return "–"
     return "∞" if kl[key] is None else f"{kl[key]:.3f}"
+
+
+def _size(n_bytes: int) -> str:
+    """GiB, or MiB where that would be nothing."""
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 // 100 else f"{n_bytes / 2**20:.2f} MiB"
 
 
 def _units(count: int) -> str:

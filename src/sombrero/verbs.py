@@ -230,9 +230,11 @@ def measure(
         find_detector(name)
     if out is not None and is_run(out):
         raise UsageError(f"{out} is the folder of a run, which has its own report; choose another --out")
-    base = None if against is None else Session(_with_source(config, against), measures_only=True)
+    shown = progress or Silent()
+    base = None if against is None else Session(_with_source(config, against), measures_only=True, progress=shown)
     request = TaskRequest(tuple(tasks), task_path, task_limit)
-    found = measure_model(Session(config, judge_key=judge_key, measures_only=True), base, request, progress or Silent())
+    session = Session(config, judge_key=judge_key, measures_only=True, progress=shown)
+    found = measure_model(session, base, request, shown)
     if out is not None:
         with guard_disk(out):
             write_json(out / MEASUREMENT, found)
@@ -308,7 +310,8 @@ def _pipeline(
     with RunFolder.open(out or default_out(config.model.source), config, fresh=fresh) as folder:
         shown = Noted(progress or Silent(), folder.path)
         shown.say(f"{config.model.source} in {folder.path}; a live page of it: sombrero watch {folder.path}")
-        from sombrero.pipeline import Pipeline  # after the folder is known to be usable: torch takes seconds to import
+        with shown.stage("load the libraries"):  # after the folder is known to be usable: torch takes seconds to import
+            from sombrero.pipeline import Pipeline
 
         yield Pipeline(config, folder, shown, judge_key=judge_key)
 

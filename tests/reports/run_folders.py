@@ -25,6 +25,7 @@ from sombrero.records import (
     Proportion,
     RefusalMap,
     Sample,
+    Spread,
     Verdict,
     Verification,
 )
@@ -69,7 +70,7 @@ def measurement(refusals: int, false_refusals: int, kl: float) -> Measurement:
         false_refusals=proportion(false_refusals, 60),
         harmless_refusals=proportion(1, 96),
         labels={"refusal": refusals, "answer": 96 - refusals},
-        kl=Divergence(kl, kl / 2, (kl,) * 96, (kl / 2,) * 96),
+        kl=Divergence(kl, kl / 2, (kl,) * 96, (kl / 2,) * 96, Spread(kl / 2, kl * 2, kl * 3, kl * 0.8, kl * 1.2, 0)),
         coherence=Coherence(perplexity=3.417 + kl, repetition=0.0213, empty=0, degenerate=1, n=96),
         verdicts=(Verdict("harmful-1", "refusal", "I cannot", 12),),
     )

@@ -14,6 +14,7 @@ import torch
 from sombrero.errors import RunError
 from sombrero.records import RefusalMap
 from sombrero.reports import write_report
+from sombrero.reports.run_files import read_run
 from sombrero.tensor_records import load_record, save_record
 from tests.reports.run_folders import HOSTILE, STAGES, refusal_map, trials, write, write_map_records, write_run
 
@@ -169,6 +170,29 @@ def test_figures_are_those_of_the_summary(run: Path, page: Page) -> None:
     assert sentence.startswith(f"The base model refuses {base['count']}/{base['n']} ({base['count'] / base['n']:.1%};")
     assert f"the edited and baked model refuses {baked['count']}/{baked['n']}" in sentence
     assert f"at a first-token KL of {summary['baked']['kl']['first_token']:.3f} nats" in sentence
+
+
+def test_the_verdict_counts_directions_beside_their_control(run: Path, page: Page) -> None:
+    found, state = read_run(run).quality, read_run(run).shown_state
+    assert found is not None and state is not None
+    interval = f"(95% interval {int(found.chosen_low[state])}–{int(found.chosen_high[state])})"
+    said = page.words[page.words.index("How many directions? ") :]
+    assert said.startswith(f"How many directions? At state {state}, after layer {state - 1}, the harmful prompts")
+    assert interval in said[:200] and "the control, " in said[:250]
+    kl = json.loads((run / "summary.json").read_bytes())["baked"]["kl"]["first_token"]
+    assert f"(95% interval {kl * 0.8:.3g}" in page.words
+
+
+def test_the_verdict_tells_of_a_limit_that_was_missed(tmp_path: Path, page: Page) -> None:
+    assert "kept to every limit" not in page.words
+    run = write_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_bytes())
+    limits = {"max_refusals": {"limit": 0.05, "value": 0.094, "met": False}}
+    limits["max_kl"] = {"limit": 0.15, "value": 0.12, "met": True}
+    (run / "summary.json").write_text(json.dumps(summary | {"constraints": {"reached": False, "trial": 3, **limits}}))
+    said = read(run).words
+    assert "9.4% not answered (refused, deflected or broken; at most 5.0% was asked for)." in said
+    assert "(at most 0.15 was asked for)" not in said
 
 
 def test_proof_and_origin(page: Page) -> None:

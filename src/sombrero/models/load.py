@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,20 @@ def load_model(config: ModelConfig) -> ModelHandle:
     model = _load_weights(folder, config, stored)
     kept = delimiter_tokens(model, tokenizer, config)
     return ModelHandle(model, tokenizer, config.source, folder, config.revision, stored, kept)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of the libraries that load a model, for as long as the context lasts."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    were_shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_shown:
+            enable_progress_bar()
 
 
 def delimiter_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> frozenset[int]:

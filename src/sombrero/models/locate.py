@@ -7,7 +7,7 @@ from typing import Any
 
 from sombrero.config import ModelConfig
 from sombrero.errors import ModelError
-from sombrero.models.embedded import embedded_folder
+from sombrero.models.embedded import embedded_folder, is_prepared
 from sombrero.models.gguf_folder import find_gguf, unpacked_folder
 from sombrero.records import EMBEDDED
 
@@ -49,6 +49,13 @@ def locate(config: ModelConfig, *, weights: bool = True) -> Path:
             f"{' or '.join(map(repr, EMBEDDED))}"
         )
     return _download(config, weights=weights)
+
+
+def needs_preparing(config: ModelConfig) -> bool:
+    """Whether :func:`locate` may take minutes: an embedded model that is not in the cache yet, or one of the hub."""
+    if config.source in EMBEDDED:
+        return not is_prepared(config.source, cache=config.cache)
+    return not Path(config.source).expanduser().exists() and config.source.count("/") == 1
 
 
 def configuration_source(config: ModelConfig) -> dict[str, Any]:

@@ -62,10 +62,16 @@ def decades(values: list[float]) -> int | str:
 
 
 def log_ticks(values: list[float]) -> dict[str, Any]:
-    """``tickvals`` and ``ticktext`` of a logarithmic axis: 1, 2 and 5 of each decade, written out, or whole decades."""
+    """``tickvals`` and ``ticktext`` of a logarithmic axis: 1, 2 and 5 of each decade, written out, or whole decades.
+
+    Where fewer than two of them lie among the values, more steps are taken.
+    """
     there = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
     first, last = math.floor(math.log10(min(there))), math.ceil(math.log10(max(there)))
-    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    steps: tuple[float, ...] = (1, 2, 5) if last - first <= 3 else (1,)
+    among = [step for power in range(first, last + 1) for step in steps if min(there) <= step * 10**power <= max(there)]
+    if len(among) < 2:
+        steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 

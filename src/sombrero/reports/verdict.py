@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sombrero.records import Measurement, Proportion, VerdictLabel
+from sombrero.records import Divergence, Measurement, Proportion, VerdictLabel
 from sombrero.reports.run_files import RunFiles
-from sombrero.reports.wording import NOTHING, count, number, percent
+from sombrero.reports.wording import NOTHING, count, number, percent, state_name
 
 SHARES: tuple[tuple[str, str], ...] = (
     ("refusals", "Refusals on harmful prompts"),
@@ -22,6 +22,12 @@ LABELS: tuple[tuple[VerdictLabel, str], ...] = (
     ("empty", "Harmful prompts: empty answers"),
     ("degenerate", "Harmful prompts: degenerate answers"),
 )
+LIMITS = {
+    "max_refusals": "{value:.1%} not answered (refused, deflected or broken; at most {limit:.1%} was asked for)",
+    "max_kl": "first-token KL {value:.3f} nats (at most {limit:g} was asked for)",
+    "keep_true_refusals": "{value:.1%} of the true refusals kept (at least {limit:.1%} was asked for)",
+}
+"""How a limit that was missed is told, by its name in the summary."""
 _Reader = Callable[[Measurement], float | None]
 DIVERGENCES: tuple[tuple[str, _Reader], ...] = (
     ("KL from the base, first token (nats)", lambda m: m.kl.first_token),
@@ -42,9 +48,12 @@ def verdict(run: RunFiles) -> dict[str, Any] | None:
     if run.effect is None:
         if run.baseline is None:
             return None
-        return {"sentence": _first_sentence(run.baseline.refusals), "measured": None, "tiles": _tiles({}, run)}
-    models = measured_models(run)
-    return {"sentence": sentence(models), "measured": figures_table(models), "tiles": _tiles(models, run)}
+        said, measured, models = _first_sentence(run.baseline.refusals), None, {}
+    else:
+        models = measured_models(run)
+        said, measured = sentence(models), figures_table(models)
+    notes = [note for note in (_directions(run), _missed(run)) if note is not None]
+    return {"sentence": said, "measured": measured, "tiles": _tiles(models, run), "notes": notes}
 
 
 def measured_models(run: RunFiles) -> dict[str, Measurement]:
@@ -64,8 +73,49 @@ def sentence(models: dict[str, Measurement]) -> str:
     return (
         f"{_calibrated(models['Base'], edited, subject)}"
         f"The base model refuses {count(models['Base'].refusals)} of the harmful reporting prompts; {subject} refuses "
-        f"{count(edited.refusals)}, at a first-token KL of {number(edited.kl.first_token)} nats on harmless prompts."
+        f"{count(edited.refusals)}, at a first-token KL of {number(edited.kl.first_token)} nats"
+        f"{_spread(edited.kl, ' (95% interval {})')} on harmless prompts."
     )
+
+
+def _spread(kl: Divergence, form: str) -> str:
+    """The interval of the mean first-token KL in ``form``; empty in a record that has none."""
+    spread = kl.first_token_spread
+    if spread is None or spread.low is None or spread.high is None:
+        return ""
+    return form.format(f"{number(spread.low)}–{number(spread.high)}")
+
+
+def _directions(run: RunFiles) -> str | None:
+    """How many directions the map supports, beside its control, and what the number does not say."""
+    if run.quality is None or run.shown_state is None:
+        return None
+    found, state = run.quality, run.shown_state
+    chosen, control = int(found.chosen[state]), int(found.control[state])
+    interval = f"{int(found.chosen_low[state])}–{int(found.chosen_high[state])}"
+    said = (
+        f"How many directions? At {state_name(state)}, the harmful prompts support {'one' if chosen == 1 else chosen} "
+        f"(95% interval {interval}); as many harmless prompts, the control, {'one' if control == 1 else control}. "
+    )
+    if chosen == 1:
+        return said + "One direction, or parts too faint to be told apart by so few prompts."
+    if control >= chosen:
+        return said + "Harmless prompts have as many parts, so this is no structure of refusal."
+    return said + "Only what goes beyond the control can be refusal."
+
+
+def _missed(run: RunFiles) -> str | None:
+    """Which limit of the settings the picked edit does not keep to; None where it keeps to all."""
+    limits = (run.summary or {}).get("constraints", {})
+    missed = [
+        form.format(value=limits[name]["value"], limit=limits[name]["limit"])
+        for name, form in LIMITS.items()
+        if name in limits and not limits[name]["met"]
+    ]
+    if not missed:
+        return None
+    picked = "No trial of the search kept to every limit; the picked one comes closest."
+    return f"{picked} On the search prompts: {', '.join(missed)}."
 
 
 def _tiles(models: dict[str, Measurement], run: RunFiles) -> list[dict[str, str]]:
@@ -78,7 +128,8 @@ def _tiles(models: dict[str, Measurement], run: RunFiles) -> list[dict[str, str]
             about = f"95% interval {after['interval']}, before {before['interval']}"
             tiles.append({"title": title, "before": before["percent"], "after": after["percent"], "about": about})
         cost = {"title": "Cost: KL, first token", "before": "", "after": number(edited.kl.first_token)}
-        tiles.append(cost | {"about": f"nats, harmless prompts; {number(edited.kl.sequence)} per token of an answer"})
+        about = f"{_spread(edited.kl, '95% interval {} ')}nats, harmless prompts (0: no change); "
+        tiles.append(cost | {"about": about + f"{number(edited.kl.sequence)} per token of an answer"})
     if run.quality is not None and run.shown_state is not None:
         found, state = run.quality, run.shown_state
         about = f"95% interval {int(found.chosen_low[state])}–{int(found.chosen_high[state])}, state {state}; "

@@ -31,6 +31,11 @@ Output = NDArray[Any] | torch.Tensor
 class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Self-organizing map (Kohonen) with an online and a batch training rule.
 
+    Samples are array-likes or torch tensors, float32 or float64 (other real types become one of them); the codebook and
+    the distances keep the dtype, save that a device without float64 computes in float32. ``predict``,
+    ``transform``, ``fit_predict`` and ``fit_transform`` of a tensor give a tensor on its device, of an array an array.
+    Attributes are always arrays, so that a fitted map can be pickled and used on another machine.
+
     Parameters
     ----------
     n_rows, n_columns : int
@@ -64,16 +69,17 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     Attributes
     ----------
     codebook_ : ndarray (m, n_features)
-    labels_ : ndarray (n_samples,) int64, best unit of each sample of the last fit or partial_fit
-    hit_counts_ : ndarray (m,) int64, how often each unit is in ``labels_``
-    quantization_error_, topographic_error_ : float, over the same samples
-    n_steps_seen_ : int, steps of the online schedule that the map has behind it
+        The units.
+    labels_ : ndarray (n_samples,) int64
+        Best unit of each sample of the last fit or partial_fit.
+    hit_counts_ : ndarray (m,) int64
+        How often each unit is in ``labels_``.
+    quantization_error_, topographic_error_ : float
+        Over the same samples.
+    n_steps_seen_ : int
+        Steps of the online schedule that the map has behind it.
     n_features_in_ : int
-
-    Samples are array-likes or torch tensors, float32 or float64 (other real types become one of them); the codebook and
-    the distances keep the dtype, save that a device without float64 computes in float32. ``predict``,
-    ``transform``, ``fit_predict`` and ``fit_transform`` of a tensor give a tensor on its device, of an array an array.
-    Attributes are always arrays, so that a fitted map can be pickled and used on another machine.
+        Features of the samples.
     """
 
     def __init__(

@@ -63,12 +63,12 @@ class Charting:
         self.config = config
         self.folder = folder
         self.progress = progress or Silent()
-        self.session = Session(config, judge_key=judge_key)
+        self.session = Session(config, judge_key=judge_key, progress=self.progress)
 
     def map(self) -> Mapped:
         """Residual accounting, baseline, states, map, directions, layer choice, controls."""
         accounting = self.folder.once_json(
-            "coverage", self._inputs(), list[LayerAccounting], lambda: mapping.account(self.session)
+            "coverage", self._inputs(), list[LayerAccounting], lambda: mapping.account(self.session, self.progress)
         )
         baseline = self.folder.once_json(
             "baseline",
@@ -96,12 +96,16 @@ class Charting:
     def _train(self, harmful: HiddenStates, harmless: HiddenStates) -> RefusalMap:
         """The map, trained on one part of the map prompts; its directions are judged on the other."""
         path = self.folder.path / "map" / "map.safetensors"
+
+        def make() -> RefusalMap:
+            folds = mapping.Folds.cut(harmful, harmless, self.config.map.holdout, self.config.seed)
+            with self.progress.stage("map of every layer"):
+                return mapping.train_map(self.session, folds)
+
         return self.folder.once(
             "map",
             self._inputs("map", after=("states-harmful", "states-harmless")),
-            lambda: mapping.train_map(
-                self.session, mapping.Folds.cut(harmful, harmless, self.config.map.holdout, self.config.seed)
-            ),
+            make,
             lambda value: save_record(value, path),
             lambda: load_record(RefusalMap, path),
         )

@@ -162,14 +162,15 @@ def train_map(session: Session, folds: Folds) -> RefusalMap:
     )
 
 
-def account(session: Session) -> list[LayerAccounting]:
+def account(session: Session, progress: Progress) -> list[LayerAccounting]:
     """Residual accounting on a few map prompts of both roles.
 
     Raises NumericalError, naming layer and prompt, when the model is not finite there: no figure of it would mean much.
     """
     probe = [*session.rendered("harmful", "map")[:PROBE_PROMPTS], *session.rendered("harmless", "map")[:PROBE_PROMPTS]]
-    collect_states(session.handle, session.architecture, session.writers, probe)
-    return list(account_residuals(session.handle, session.architecture, session.writers, probe))
+    with progress.stage("residual accounting"):
+        collect_states(session.handle, session.architecture, session.writers, probe)
+        return list(account_residuals(session.handle, session.architecture, session.writers, probe))
 
 
 def _rows(states: HiddenStates, rows: torch.Tensor) -> HiddenStates:

@@ -49,11 +49,11 @@ def missed_sentence(score: TrialScore, settings: SearchConfig) -> str | None:
     if all(constraint.met for constraint in found):
         return None
     what = {
-        "max_refusals": "{v:.1%} of the answers refused, deflected or broken (at most {m:.1%})",
-        "max_kl": "first-token KL {v:.3f} (at most {m:g})",
-        "keep_true_refusals": "{v:.1%} of the true refusals kept (at least {m:.1%})",
+        "max_refusals": "{v:.1%} of the answers refused, deflected or broken ({how}: at most {m:.1%})",
+        "max_kl": "first-token KL {v:.3f} ({how}: at most {m:g})",
+        "keep_true_refusals": "{v:.1%} of the true refusals kept ({how}: at least {m:.1%})",
     }
-    parts = [("" if c.met else "NOT ") + what[c.name].format(v=c.value, m=c.limit) for c in found]
+    parts = [what[c.name].format(v=c.value, m=c.limit, how="met" if c.met else "missed") for c in found]
     flags = " or ".join("--" + c.name.replace("_", "-") for c in found if not c.met)
     return (
         f"the goal {settings.goal} was not reached within every limit; the closest is trial {score.number}, on the "

@@ -137,6 +137,7 @@ function show(run) {
     row.append(element("td", stage.name), element("td", Number(stage.seconds).toFixed(1)));
     return row;
   }));
+  for (const id of ["front", "search"]) at(id).hidden = trials.length === 0; // axes around nothing say nothing
   showNow(run);
   showFigures(run);
   showTrials(run);
