@@ -196,10 +196,8 @@ class PackedPart:
         if change.edit is None:
             return self._change_form(read, write)
         read = _held(codec, read, self.piece)
-        edit = _slice_edit(change, change.edit, read, self.piece.matrix)
+        codec, edit = prepare(change, read, self.piece)
         rows = codec.n_rows if change.how == "carry" else 1
-        if isinstance(codec, ScaledCodec) and change.is_tall and change.how != "carry":
-            codec = replace(codec, by_rows=True) if change.into else codec.settled(read, edit, MAX_ELEMENTS)
         V = torch.linalg.qr(change.edit.V.detach().to("cpu", torch.float32)).Q if change.how == "carry" else None
         into = _Into(change.into, write) if change.into is not None else None
         sums = torch.zeros(5, dtype=torch.float64)
@@ -268,6 +266,16 @@ def _held(codec: Mxfp4Codec | ScaledCodec, read: ReadBytes, piece: Piece) -> Rea
         return raw[begin - start : end - start]
 
     return from_memory
+
+
+def prepare(change: PackedChange, read: ReadBytes, piece: Piece) -> tuple[Mxfp4Codec | ScaledCodec, SliceEdit]:
+    """The codec and the edit of a piece of a weight; it is a whole matrix where one of them needs that."""
+    codec = change.codec
+    assert change.edit is not None, "a weight without an edit is not edited"
+    edit = _slice_edit(change, change.edit, read, piece.matrix)
+    if isinstance(codec, ScaledCodec) and change.is_tall and change.how != "carry":
+        codec = replace(codec, by_rows=True) if change.into else codec.settled(read, edit, MAX_ELEMENTS)
+    return codec, edit
 
 
 def _slice_edit(change: PackedChange, edit: LowRankEdit, read: ReadBytes, matrix: int) -> SliceEdit:

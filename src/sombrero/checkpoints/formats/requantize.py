@@ -179,14 +179,14 @@ def _require_finite(codec: Codec, after: torch.Tensor, final: torch.Tensor) -> N
         )
 
 
-def require_survival(found: Mapping[str, Requantization], *, accept: bool = False) -> float:
+def require_survival(found: Mapping[str, Requantization], *, accept: bool = False, share: float = 1.0) -> float:
     """Return the share of the whole edit that the stored weights hold, over all tensors, weighted by energy.
 
-    Raises CheckpointError when it is below :data:`MIN_SURVIVED`, unless ``accept``.
+    Raises CheckpointError when it is below ``share`` of :data:`MIN_SURVIVED`, unless ``accept``.
     """
     change = sum(item.change for item in found.values())
     survived = sum(item.overlap for item in found.values()) / change if change > 0 else 1.0
-    if survived >= MIN_SURVIVED or accept:
+    if survived >= share * MIN_SURVIVED or accept:
         return survived
     worst = sorted(found, key=lambda name: found[name].survived)[:3]
     listed = ", ".join(f"{name} ({found[name].format}): {found[name].survived:.0%}" for name in worst)
