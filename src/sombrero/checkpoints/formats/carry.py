@@ -32,7 +32,7 @@ def carry_over(codec: Codec, wanted: torch.Tensor, coded: Stored, V: torch.Tenso
         return coded
     values = codec.decode(coded)
     levels, factors = _levels(codec), _factors(codec, coded, values)
-    left = wanted - values
+    left = wanted - values  # updated by rows, as the values are
     free = torch.ones_like(values, dtype=torch.bool)  # what moved for one direction does not move back for another
     for _ in range(SWEEPS):
         for v in V.to(values.dtype).T:
