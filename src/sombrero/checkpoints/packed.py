@@ -44,7 +44,7 @@ from sombrero.records import LowRankEdit, Writer
 Packing = Literal["nearest", "carry", "beside"]
 """How edited numbers of a packed weight are stored; see the module."""
 _CARRIERS = threading.BoundedSemaphore(2)
-"""Carrying over holds a whole matrix some twenty times in float32: no more workers do it at once, on any machine."""
+"""Carrying over holds a whole matrix some nine times in float32: no more workers do it at once, on any machine."""
 PART_ELEMENTS = 1 << 21
 """Rows of a weight that is no stack of experts are written together up to this many numbers."""
 
