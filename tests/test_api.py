@@ -89,7 +89,7 @@ def test_every_offered_name_can_be_fetched() -> None:
 def test_a_setting_has_the_name_of_its_flag() -> None:
     """One name for the command line and for Python, and none that means two things."""
 
-    @with_flags(*ALL_SECTIONS, "compare")
+    @with_flags(*ALL_SECTIONS, "bake", "compare")
     def command(config: Any) -> None: ...
 
     options = [p.annotation.__metadata__[0] for p in inspect.signature(command).parameters.values()]

@@ -57,6 +57,7 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
         "judge_remote": True, "judge_concurrency": 2, "judge_timeout": 5.5, "judge_retries": 1,
         "judge_per_minute": 30.0, "judge_outage": "unknown", "judge_cache": "labels",
     },
+    "bake": {"packed": "carry", "accept_requantization_error": True},
 }  # fmt: skip
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType
+from huggingface_hub import constants
 from safetensors import safe_open
 
+from tests.checkpoints.bakes import tree
 from tests.checkpoints.test_gguf import write_gguf
+from tests.checkpoints.test_push import COMMIT, Hub, hub  # noqa: F401 - a fixture
 from tests.commands import Command, Tiny, finished_run
 
 
@@ -77,6 +80,26 @@ def test_a_trial_goes_into_a_gguf_file_of_the_model(sombrero: Command, tiny: Tin
     assert found["survived"] == pytest.approx(1, abs=0.05) and found["retyped"] == {}
     assert (tmp_path / "out" / "tiny.gguf").stat().st_size > source.stat().st_size
     assert json.loads(sombrero("verify", tmp_path / "out", "--json").out)["verified"] == 1
+
+
+def test_a_bake_is_pushed_whole(
+    hub: Hub,  # noqa: F811
+    sombrero: Command,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    wrong = sombrero("bake", tiny.run, "--out", tmp_path / "baked", "--push", "a/b/c")
+    assert wrong.code == 1 and "owner/name" in wrong.err and not (tmp_path / "baked").exists()
+    hub.takes = 0
+    refused = sombrero("bake", tiny.run, "--out", tmp_path / "baked", "--push", "me/edited")
+    assert refused.code == 1 and "complete in" in refused.err and not hub.files
+    hub.takes = 10**6
+    found = json.loads(sombrero("bake", tiny.run, "--out", tmp_path / "baked", "--push", "me/edited", "--json").out)
+    assert found["pushed"] == COMMIT and hub.files == tree(tmp_path / "baked")
+    assert hub.created[-1]["visibility"] == "private"
 
 
 def test_wrong_usage_is_refused(sombrero: Command, tiny: Tiny, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sombrero.config import load_config
-from sombrero.errors import UsageError
+from sombrero.errors import CheckpointError, UsageError
 from sombrero.verbs import bake, run, verify
 from tests.packed_files import save_mxfp4
 from tests.tiny_runs import tiny_settings
@@ -34,5 +34,15 @@ def test_a_run_bakes_packed_experts_and_proves_them(tmp_path: Path) -> None:
         )
         assert 0 < found["verified"]["worst"] <= 1 and set(found["packed"].values()) == {f"{way}, MXFP4"}
         assert found["survived"] > 0 and verify(tmp_path / way)["verified"] > 0
+    settings["bake"] = {"packed": "carry", "accept_requantization_error": True}
+    with pytest.raises(CheckpointError, match=r"the baked checkpoint .* live edit"):  # noise decides in a random model
+        run(load_config(None, settings), tmp_path / "run")
+    record = json.loads((model / "sombrero.json").read_text())
+    assert record["packed"] and all(item["stored"] == "carry" for item in record["packed"])
+    settings["bake"] = {"packed": "beside"}
+    again = run(load_config(None, settings), tmp_path / "run")
+    assert again["edit"] == summary["edit"]  # another way to store it is no other search
+    record = json.loads((model / "sombrero.json").read_text())
+    assert all(item["stored"] == "beside" for item in record["packed"])
     with pytest.raises(UsageError, match="packed is of merged"):
         bake(tmp_path / "run", tmp_path / "none", packed="carry", adapter=True)

@@ -76,7 +76,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-@with_flags(*ALL_SECTIONS)
+@with_flags(*ALL_SECTIONS, "bake")
 def run(target: Target, config: Configure, out: Out = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Do everything: map, search, bake, reload, re-measure, report. Killed and called again, it goes on.
 

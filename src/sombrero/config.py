@@ -322,6 +322,19 @@ class CompareConfig(Section):
         return self
 
 
+class BakeConfig(Section):
+    """How ``sombrero run`` stores the edited weights of a quantized checkpoint."""
+
+    packed: Literal["nearest", "carry", "beside"] | None = Field(
+        None,
+        description="Edited weights of a quantized checkpoint: rounded to nearest, with the edit carried over, or in "
+        "bfloat16 beside the rest; default: beside where the loader permits it.",
+    )
+    accept_requantization_error: bool = Field(
+        False, description="Bake where rounding to a quantized format leaves little of the edit."
+    )
+
+
 class RunConfig(Section):
     """Everything that decides the outcome of ``sombrero run``."""
 
@@ -331,6 +344,7 @@ class RunConfig(Section):
     map: MapConfig = MapConfig()
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    bake: BakeConfig = BakeConfig()
     compare: CompareConfig = CompareConfig()
     seed: int = Field(0, ge=0)
 

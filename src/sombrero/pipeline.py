@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sombrero.checkpoints import write_card
+from sombrero.config import BakeConfig
 from sombrero.errors import RunError
 from sombrero.records import (
     EditedPlane,
@@ -143,16 +144,26 @@ class Pipeline(Preparing):
     def bake(self, effect: Effect, edit: ModelEdit) -> Verification:
         """The baked checkpoint in ``model/``, reloaded and measured again, with its card."""
         out = self.folder.path / "model"
+        settings = self.config.bake
+        key = [*self._upstream("edit"), *([settings.model_dump()] if settings != BakeConfig() else [])]
 
         def make() -> Verification:
             facts = provenance(self.session, effect, self.folder.path)
-            report = baking.bake_edit(self.session, edit, out, facts, self.progress)
+            report = baking.bake_edit(
+                self.session,
+                edit,
+                out,
+                facts,
+                self.progress,
+                packing=settings.packed,
+                accept_error=settings.accept_requantization_error,
+            )
             verification = baking.verify_bake(self.session, edit, effect, report, self.progress)
             card = card_data(self.session, effect, edit, verification)
             write_card(out, replace(card, packed=report.packed))
             return verification
 
-        return self.folder.once_json("verification", self._upstream("edit"), Verification, make)
+        return self.folder.once_json("verification", key, Verification, make)
 
     def summarize(
         self,

@@ -36,7 +36,7 @@ OWN = (".lock", f"{MANIFEST}.partial")
 LIBRARIES = ("torch", "transformers", "safetensors", "optuna", "scikit-learn", "numpy")
 GROWING = ("search.trials",)
 """Settings that a run may be continued with at a higher value."""
-FREE = ("compare.", "search.workers")
+FREE = ("bake.", "compare.", "search.workers")
 """Settings that no finished stage rests on without naming them: a run may be continued with other values."""
 
 T = TypeVar("T")

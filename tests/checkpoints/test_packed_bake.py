@@ -16,6 +16,8 @@ from sombrero.checkpoints import (
     CheckpointIndex,
     Packing,
     bake,
+    diff_checkpoints,
+    foresight,
     read_record,
     rewrite,
     verify_folder,
@@ -23,6 +25,8 @@ from sombrero.checkpoints import (
     verify_untouched,
 )
 from sombrero.checkpoints import packed as packed_weights
+from sombrero.checkpoints.formats import require_survival
+from sombrero.checkpoints.plan import plan_edits
 from sombrero.config import ModelConfig
 from sombrero.edits import live_edit
 from sombrero.errors import CheckpointError
@@ -160,7 +164,44 @@ def test_by_default_the_edit_is_kept_whole(made: Callable[[Path], Path], tmp_pat
     assert {item["stored"] for item in plain.packed} == {"nearest"} and not plain.gone
 
 
-def test_an_edit_that_drowns_stops_the_bake_which_goes_on_when_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", MADE)
+def test_what_was_kept_in_bfloat16_is_compared_by_its_numbers(made: Callable[[Path], Path], tmp_path: Path) -> None:
+    source = made(tmp_path / "base")
+    writers = writers_of(loaded(source))
+    edit = make_edit(writers)
+    out = bake(source, edit, writers, tmp_path / "out", provenance=PROVENANCE, packing="beside").out
+    for found in (diff_checkpoints(source, out), diff_checkpoints(out, source)):
+        assert not found.other_shape and not found.only_base and not found.only_edited
+        edited = {writer.weight_name for writer in writers if writer.name in edit}
+        assert {change.name.partition("[")[0] for change in found.changes if change.kind != "vector"} == edited
+        assert {change.kind for change in found.changes} <= {"low-rank", "vector"}
+        assert {change.rank for change in found.changes if change.kind == "low-rank"} == {1}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_an_edit_that_drowns_is_found_before_anything_is_written(made: Callable[[Path], Path], tmp_path: Path) -> None:
+    source = made(tmp_path / "base")
+    writers = writers_of(loaded(source))
+    (tmp_path / "place").mkdir()
+    faint, strong = (make_edit(writers, strength=strength) for strength in (0.002, 1.5))
+    with pytest.raises(CheckpointError, match=r"accept-requantization-error.*sample.*nothing was written"):
+        bake(source, faint, writers, tmp_path / "place" / "out", provenance=PROVENANCE, packing="nearest")
+    assert not any((tmp_path / "place").iterdir())
+    index = CheckpointIndex.read(source)
+    for edit in (faint, strong):  # a sample says what all numbers say
+        plan = plan_edits(index, edit, writers, "nearest")
+        looked = foresight.look(index, plan.packed)
+        out = tmp_path / "place" / f"{edit is faint}"
+        full = bake(source, edit, writers, out, provenance=PROVENANCE, packing="nearest", accept_error=True)
+        assert require_survival(looked, accept=True) == pytest.approx(full.survived, abs=0.15)
+        change = {name: item.change for name, item in looked.items()}
+        assert set(change) == {str(item["weight"]) for item in full.packed} and min(change.values()) > 0
+
+
+def test_an_edit_that_drowns_stops_the_bake_which_goes_on_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foresight, "WEIGHTS", 0)  # as where a sample does not say so
     source = split(mxfp4(tmp_path / "base"))
     writers = writers_of(loaded(source))
     edit = make_edit(writers, strength=0.05)

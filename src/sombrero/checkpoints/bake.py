@@ -12,6 +12,7 @@ from typing import Any
 
 from sombrero.checkpoints.building import Job, build
 from sombrero.checkpoints.companions import RECORD_NAME, Companion, find_companions
+from sombrero.checkpoints.foresight import foresee_survival
 from sombrero.checkpoints.formats import leave_out
 from sombrero.checkpoints.index import CheckpointIndex, resolve_inside
 from sombrero.checkpoints.layout import lay_out, new_index
@@ -73,6 +74,8 @@ def bake(
     restore_replaced(job.out)
     report = None if _is_free(job, overwrite) else _reuse(job, overwrite)
     if report is None:
+        if not accept_error:
+            foresee_survival(index, plan.packed)
         record = build(job, on_progress or (lambda done, total: None), overwrite)
         report = _report(job, record, reused=False)
     else:

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from sombrero.checkpoints.formats import DENSE, Codec, Piece, block_shape, decode
+from sombrero.checkpoints.formats import (
+    DENSE,
+    Codec,
+    DenseCodec,
+    Mxfp4Codec,
+    Piece,
+    TransposedCodec,
+    block_shape,
+    decode,
+)
 from sombrero.checkpoints.index import CheckpointIndex
 from sombrero.checkpoints.looks import Change, Directions, Kind, Looks, Shape, judge_change, judge_edit
 from sombrero.checkpoints.reading import StoredWeight, TensorReader, stored_weights
@@ -59,7 +68,7 @@ def diff_checkpoints(
     common = [name for name in old if name in new]
     with TensorReader(before) as reader, TensorReader(after) as other:
         for done, name in enumerate(common):
-            a, b = old[name], new[name]
+            a, b = _alike(old[name], new[name])
             if _equal_bytes(a, b, reader, other):
                 same.append(name)
             elif a.codec is None or b.codec is None:
@@ -88,6 +97,19 @@ def diff_checkpoints(
         bytes_differ=tuple(bytes_differ),
         looks=judge_edit(changes),
     )
+
+
+def _alike(a: StoredWeight, b: StoredWeight) -> tuple[StoredWeight, StoredWeight]:
+    """Both seen by rows of outputs, where one holds fused experts in MXFP4 and the other in dense floats: loaders
+    have these transposed."""
+    return _as_rows_of(a, b), _as_rows_of(b, a)
+
+
+def _as_rows_of(weight: StoredWeight, other: StoredWeight) -> StoredWeight:
+    codec = weight.codec
+    if isinstance(codec, DenseCodec) and len(codec.entry.shape) == 3 and isinstance(other.codec, Mxfp4Codec):
+        return replace(weight, codec=TransposedCodec(codec.entry))
+    return weight
 
 
 def _shape(codec: Codec) -> tuple[int, int, int]:

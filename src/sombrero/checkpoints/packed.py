@@ -38,13 +38,13 @@ from sombrero.checkpoints.formats import (
 from sombrero.checkpoints.formats.requantize import MAX_ELEMENTS
 from sombrero.checkpoints.header import TensorEntry
 from sombrero.edits.kernels import edit_weight
-from sombrero.errors import CheckpointError
+from sombrero.errors import CheckpointError, NumericalError
 from sombrero.records import LowRankEdit, Writer
 
 Packing = Literal["nearest", "carry", "beside"]
 """How edited numbers of a packed weight are stored; see the module."""
 _CARRIERS = threading.BoundedSemaphore(2)
-"""Carrying over holds a whole matrix some twenty times in float32: no more workers do it at once, on any machine."""
+"""Carrying over holds a whole matrix some nine times in float32: no more workers do it at once, on any machine."""
 PART_ELEMENTS = 1 << 21
 """Rows of a weight that is no stack of experts are written together up to this many numbers."""
 
@@ -193,32 +193,65 @@ class PackedPart:
 
     def _carry_out(self, read: ReadBytes, write: WriteBytes) -> PackedNorms:
         change, codec = self.change, self.change.codec
+        if change.edit is None:
+            return self._change_form(read, write)
         read = _held(codec, read, self.piece)
-        edit = _slice_edit(change, read, self.piece.matrix)
+        codec, edit = prepare(change, read, self.piece)
         rows = codec.n_rows if change.how == "carry" else 1
-        if isinstance(codec, ScaledCodec) and change.is_tall and change.how != "carry":
-            codec = replace(codec, by_rows=True) if change.into else codec.settled(read, edit, MAX_ELEMENTS)
-        V = None
-        if change.how == "carry" and change.edit is not None:
-            V = torch.linalg.qr(change.edit.V.detach().to("cpu", torch.float32)).Q
-        into = None if change.into is None else _by_rows(change.into)
-        whole = torch.empty(codec.n_columns, codec.n_rows, dtype=torch.bfloat16) if into is not change.into else None
+        V = torch.linalg.qr(change.edit.V.detach().to("cpu", torch.float32)).Q if change.how == "carry" else None
+        into = _Into(change.into, write) if change.into is not None else None
         sums = torch.zeros(5, dtype=torch.float64)
-        changed = [change.into is not None] * len(codec.tensors)
+        changed = [into is not None] * len(codec.tensors)
         for piece in rows_of(codec, self.piece, MAX_ELEMENTS, rows):
             stored = codec.read(read, piece)
-            coded, found = edit_piece(codec, stored, edit, piece, into, V)
+            coded, found = edit_piece(codec, stored, edit, piece, None if into is None else into.by_rows, V)
             sums += found
-            if whole is not None:
-                whole[:, piece.first : piece.last] = coded[0].T
-            elif into is not None:
-                into.write(write, piece, coded)
+            if into is not None:
+                into.put(piece, coded[0])
             else:
                 codec.write(write, piece, coded)
                 changed = [old or new for old, new in zip(changed, _differ(stored, coded), strict=True)]
-        if whole is not None and change.new is not None:
-            write(change.new.name, self.piece.matrix * whole.nbytes, encode(whole))
+        if into is not None:
+            into.finish(self.piece)
         return PackedNorms(sums, tuple(changed))
+
+    def _change_form(self, read: ReadBytes, write: WriteBytes) -> PackedNorms:
+        """Write the numbers as they are in the other form."""
+        change, codec = self.change, self.change.codec
+        assert change.into is not None, "a weight that keeps its numbers and its form is not rewritten"
+        if isinstance(codec, ScaledCodec) and change.is_tall:
+            codec = replace(codec, by_rows=True)
+        into = _Into(change.into, write)
+        held = _held(codec, read, self.piece)
+        for piece in rows_of(codec, self.piece, MAX_ELEMENTS):
+            values = codec.decode(codec.read(held, piece))
+            rows = into.by_rows.encode(values, ())[0]
+            if not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all()):
+                raise NumericalError(f"{change.weight_name!r} holds numbers that are not finite; fetch it again")
+            into.put(piece, rows)
+        into.finish(self.piece)
+        return PackedNorms(torch.zeros(5, dtype=torch.float64), (True,) * len(codec.tensors))
+
+
+class _Into:
+    """The dense form that a piece is written in: rows as they come, or one expert by its columns in the end."""
+
+    def __init__(self, into: DenseCodec | TransposedCodec, write: WriteBytes) -> None:
+        self._into, self._write = into, write
+        self._whole: torch.Tensor | None = None
+        self.by_rows = into if isinstance(into, DenseCodec) else _by_rows(into)
+        if isinstance(into, TransposedCodec):
+            self._whole = torch.empty(into.n_columns, into.n_rows, dtype=torch.bfloat16)
+
+    def put(self, piece: Piece, rows: torch.Tensor) -> None:
+        if self._whole is None:
+            self.by_rows.write(self._write, piece, (rows,))
+        else:
+            self._whole[:, piece.first : piece.last] = rows.T
+
+    def finish(self, piece: Piece) -> None:
+        if self._whole is not None:
+            self._write(self._into.entry.name, piece.matrix * self._whole.nbytes, encode(self._whole))
 
 
 def _held(codec: Mxfp4Codec | ScaledCodec, read: ReadBytes, piece: Piece) -> ReadBytes:
@@ -235,10 +268,17 @@ def _held(codec: Mxfp4Codec | ScaledCodec, read: ReadBytes, piece: Piece) -> Rea
     return from_memory
 
 
-def _slice_edit(change: PackedChange, read: ReadBytes, matrix: int) -> SliceEdit:
-    edit = change.edit
-    if edit is None:
-        return lambda rows, _piece: rows.clone()
+def prepare(change: PackedChange, read: ReadBytes, piece: Piece) -> tuple[Mxfp4Codec | ScaledCodec, SliceEdit]:
+    """The codec and the edit of a piece of a weight; it is a whole matrix where one of them needs that."""
+    codec = change.codec
+    assert change.edit is not None, "a weight without an edit is not edited"
+    edit = _slice_edit(change, change.edit, read, piece.matrix)
+    if isinstance(codec, ScaledCodec) and change.is_tall and change.how != "carry":
+        codec = replace(codec, by_rows=True) if change.into else codec.settled(read, edit, MAX_ELEMENTS)
+    return codec, edit
+
+
+def _slice_edit(change: PackedChange, edit: LowRankEdit, read: ReadBytes, matrix: int) -> SliceEdit:
     if edit.A is None and not change.rows_are_outputs:
         by_row = edit  # each row has what it reads
         return lambda rows, _piece: edit_weight(rows, by_row, "conv1d")
@@ -249,10 +289,8 @@ def _slice_edit(change: PackedChange, read: ReadBytes, matrix: int) -> SliceEdit
     return low_rank_slices(edit, rows_are_outputs=change.rows_are_outputs)
 
 
-def _by_rows(into: DenseCodec | TransposedCodec) -> DenseCodec:
-    """A dense form by rows of outputs; of a transposed one the rows are put in place by the caller."""
-    if isinstance(into, DenseCodec):
-        return into
+def _by_rows(into: TransposedCodec) -> DenseCodec:
+    """The same numbers by rows of outputs."""
     return DenseCodec(replace(into.entry, shape=(into.n_matrices, into.n_rows, into.n_columns)))
 
 

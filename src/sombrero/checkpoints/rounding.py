@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sombrero.checkpoints.formats import Codec, DenseCodec, Mxfp4Codec, ScaledCodec
+from sombrero.checkpoints.formats import Codec, DenseCodec, Mxfp4Codec, ScaledCodec, TransposedCodec
 from sombrero.checkpoints.formats.codec import Stored
 from sombrero.checkpoints.formats.mxfp4 import BLOCK
 from sombrero.checkpoints.formats.scaled import decode_scales, spread
@@ -17,7 +17,7 @@ def half_gap(codec: Codec, stored: Stored, values: torch.Tensor) -> torch.Tensor
     code, up to a third above it.
     """
     magnitude = values.double().abs()
-    if isinstance(codec, DenseCodec):
+    if isinstance(codec, DenseCodec | TransposedCodec):
         info = torch.finfo(stored[0].dtype)
         return (magnitude * (info.eps / 2)).clamp_(min=info.smallest_normal * info.eps / 2)
     if isinstance(codec, Mxfp4Codec):

@@ -43,7 +43,8 @@ Stored = tuple[torch.Tensor, ...]
 
 
 SliceEdit = Callable[[torch.Tensor, Piece], torch.Tensor]
-"""Gives the edited rows for the rows ``(n, n_columns)`` of a piece, as stored; it may be called twice for a piece."""
+"""Gives the edited rows for the rows ``(n, n_columns)`` of a piece, as stored, in memory of their own; it may be called
+twice for a piece."""
 
 
 class Codec(Protocol):

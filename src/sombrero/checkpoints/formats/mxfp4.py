@@ -20,6 +20,10 @@ from sombrero.errors import CheckpointError
 BLOCK = 32
 BIAS = 127
 LARGEST = 6.0
+PART = 1 << 17
+"""Numbers that are rounded together: what lies between the steps stays small, and in a processor's cache."""
+CUT = 7.0
+"""Up to here a number is no farther from the largest code than from those of coarser scales."""
 _MAX_SCALE = 254  # 255 is NaN
 _MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 _VALUES = torch.cat([_MAGNITUDES, -_MAGNITUDES])
@@ -29,13 +33,14 @@ _PAIRS = (
 """Byte -> its two values, the eight bytes of both read as one number."""
 _POWERS = torch.ldexp(torch.ones(256, dtype=torch.float64), torch.arange(256) - BIAS)
 _POWERS[255] = torch.nan
+_FOUR = torch.tensor(4.0)
 _FACTORS, _INVERSES = _POWERS.float(), _POWERS.reciprocal().float()
 
 
 def decode_blocks(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Return float32 ``(..., 32 n)`` for uint8 blocks ``(..., n, 16)``, scales ``(..., n)``. Scale 255 gives NaN."""
     values = _PAIRS.index_select(0, blocks.reshape(-1).int()).view(torch.float32).view(-1, BLOCK)
-    values *= _pick(_FACTORS, scales.reshape(-1))[:, None]
+    values *= _FACTORS.index_select(0, scales.reshape(-1).int())[:, None]
     return values.reshape(*blocks.shape[:-2], -1)
 
 
@@ -45,46 +50,59 @@ def encode_blocks(values: torch.Tensor, stored_scales: torch.Tensor | None = Non
     Numbers round to the nearest E2M1, ties to even. Of the exponents that bring a block's largest number into [4, 8)
     and [2, 4) the one with the smaller squared error is taken; the stored one where it is no worse than both.
     """
+    if values.ndim > 1 and len(values) > 1 and values.numel() > PART:
+        step = max(1, PART * len(values) // values.numel())
+        scales_of = [None] * -(-len(values) // step) if stored_scales is None else stored_scales.split(step)
+        parts = [encode_blocks(*part) for part in zip(values.split(step), scales_of, strict=True)]
+        return torch.cat([blocks for blocks, _ in parts]), torch.cat([scales for _, scales in parts])
     x = values.reshape(-1, BLOCK)
     peak = x.abs().amax(dim=1)
     exponent = torch.frexp(peak)[1] - 3  # peak / 2^exponent lies in [4, 8)
     nearest = (exponent + BIAS).clamp_(0, _MAX_SCALE).to(torch.uint8)
     scales = nearest.clone() if stored_scales is None else stored_scales.reshape(-1).clamp(max=_MAX_SCALE)
-    codes, errors = _round(x, scales)
-    for candidate in (nearest, nearest.clamp(max=_MAX_SCALE - 1) + 1):
-        # No exponent is better than what it must cut off the largest number. A coarser one has fewer numbers, all of
-        # them among those of the finer one, which is worse only where it cuts something off.
-        excess = (peak - LARGEST * _pick(_FACTORS, candidate)).clamp_(min=0).double()
-        cut = peak > LARGEST * _pick(_FACTORS, scales)
-        rows = torch.nonzero(((candidate < scales) | ((candidate > scales) & cut)) & (excess.square() < errors)).view(
-            -1
-        )
-        if len(rows):
-            other, error = _round(x[rows], candidate[rows])
-            better = error < errors[rows]
-            chosen = rows[better]
-            codes[chosen], errors[chosen], scales[chosen] = other[better], error[better], candidate[chosen]
-    packed = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    numbers = scales.int()
+    codes = _round(x * _INVERSES.index_select(0, numbers)[:, None])
+    # A finer exponent may be better in every block. A coarser one has fewer numbers, all of them among those of the
+    # finer one, which is worse only for what it cuts off by more than half a step of the coarser one: above 7.
+    other = (peak > CUT * _FACTORS.index_select(0, numbers)).logical_or_(nearest < scales).nonzero().view(-1)
+    if len(other):
+        tried = torch.stack([scales[other], nearest[other], nearest[other].clamp_(max=_MAX_SCALE - 1) + 1])
+        best_codes, best_scales = _best(x.index_select(0, other), tried)
+        codes.index_copy_(0, other, best_codes)
+        scales.index_copy_(0, other, best_scales)
     shape = (*values.shape[:-1], values.shape[-1] // BLOCK)
-    return packed.reshape(*shape, BLOCK // 2), scales.reshape(shape)
+    return _pack(codes).reshape(*shape, BLOCK // 2), scales.reshape(shape)
 
 
-def _round(x: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes uint8 ``(blocks, 32)`` at the given scales, and the squared error of each block, float64."""
-    scaled = x * _pick(_INVERSES, scales)[:, None]
+def _best(x: torch.Tensor, tried: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and scales of the least squared error, for blocks ``(n, 32)`` and the scales to try ``(3, n)``; of scales
+    that are equally good the first."""
+    numbers = tried.int().view(-1)
+    scaled = x * _INVERSES.index_select(0, numbers).view(*tried.shape, 1)
+    codes = _round(scaled)
+    missed = scaled.abs_().sub_(_MAGNITUDES.index_select(0, (codes & 7).int().view(-1)).view(codes.shape))
+    unit = _POWERS.index_select(0, numbers).square_().view(tried.shape)
+    best = missed.square_().sum(dim=2).double().mul_(unit).argmin(dim=0)
+    blocks = torch.arange(len(best))
+    return codes[best, blocks], tried[best, blocks]
+
+
+def _round(scaled: torch.Tensor) -> torch.Tensor:
+    """The nearest codes, int8, of numbers divided by their scales: the low four bits count."""
     magnitude = scaled.abs()
     # steps of 1/2 up to 2, of 1 up to 4, of 2 up to 6: the coarsest step that applies counts fewest codes
     code = (magnitude * 2).round_()
     torch.minimum(code, magnitude.round().add_(2), out=code)
-    torch.minimum(code, (magnitude * 0.5).round_().add_(4), out=code)
-    number = code.clamp_(max=7).to(torch.int32)
-    magnitude -= _MAGNITUDES.index_select(0, number.view(-1)).view(number.shape)
-    errors = magnitude.square_().sum(dim=1).double() * _pick(_POWERS, scales).square()
-    return number.to(torch.uint8) | (torch.signbit(scaled).view(torch.uint8) << 3), errors
+    torch.minimum(code, magnitude.mul_(0.5).round_().add_(4), out=code)
+    code.clamp_(max=7).add_(torch.copysign(_FOUR, scaled)).sub_(4)  # less 8 where negative: -0.0 is -8, bits 1000
+    return code.to(torch.int8)
 
 
-def _pick(table: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return table.index_select(0, scales.int())
+def _pack(codes: torch.Tensor) -> torch.Tensor:
+    """Bytes ``(blocks, 16)`` of codes ``(blocks, 32)``: two neighbours are read as one number, the first in its low
+    byte, and the second is shifted down beside it."""
+    pairs = codes.view(torch.int16) & 0x0F0F
+    return pairs.bitwise_or_(pairs >> 4).to(torch.uint8)
 
 
 @dataclass(frozen=True)
