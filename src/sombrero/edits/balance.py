@@ -23,9 +23,9 @@ GAMMA_RANGE = (0.2, 32.0)
 NODES = (3, 4)
 """Values of beta, and of gamma, at which the system is factorised."""
 SHARES = (2.0, 8.0, 1.0)
-"""What a prompt's tokens before its last one weigh together, its last token, and the tokens of its answer's opening. The
-first token of the answer decides on refusal; over 12 tokens of different answers the sorts of keys are told apart by what is
-answered, which a solution fits first where all tokens weigh the same (notes/LOG.md)."""
+"""What the tokens before a prompt's last one weigh together, the last one, and those of its answer's opening together.
+After the last one it is decided whether the model refuses. False and true refusals have different openings: where all
+tokens weigh the same, a solution tells the keys apart by these first (notes/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def solve_balanced(
     """For all weights the A ``(d_in, m)`` that minimises, over moved keys ``X_b``, harmless ``X_g`` and kept ``X_h``,
 
     ``|X_b A - T|^2 / n_b + beta |X_g A|^2 / n_g + gamma |X_h A|^2 / n_h + alpha t |A|^2``, where positions weigh what
-    :func:`position_weights` says. ``T = (x_b - x_g) W^T R`` is the mean excess of what is written, for means ``x_b`` and
-    ``x_g`` of the moved and the harmless keys at the same position: one for all moved keys, so that A learns to tell
-    them from kept ones, and not by how much each of them exceeds. ``t`` is the mean eigenvalue of the matrix of the first
-    three terms, so alpha has no units.
+    :func:`position_weights` says. ``T = (x_b - x_g) W^T R`` is the mean excess of what is written, for means ``x_b``
+    and ``x_g`` of the moved and the harmless keys at the same position: one for all moved keys, so that A learns to
+    tell them from kept ones, and not by how much each of them exceeds. ``t`` is the mean eigenvalue of the matrix of
+    the first three terms, so alpha has no units.
 
     Keys are ``(n, P, d_in)`` float32: P positions of each prompt, every one a sample; the last ``n_answer`` are tokens
     of an answer. With fewer samples than inputs the system is solved among the samples (Woodbury), else among the
@@ -102,7 +102,7 @@ def _nodes(low: float, high: float, n: int) -> list[float]:
 class _System:
     """``sum_i w_i X_i^T X_i / n_i``, each part with its own share of the ridge; the X_i are held scaled.
 
-    keys are ``(n, P, d_in)``, weights ``(P,)`` those of the positions, excess ``(P, m)`` what each moved key should lose.
+    keys are ``(n, P, d_in)``, weights ``(P,)`` those of the positions, excess ``(P, m)`` what a moved key should lose.
     """
 
     def __init__(

@@ -44,8 +44,8 @@ class EditPlanner:
 
     ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule,
     the harmless ones also the mean of ``affine``. With ``kept``, the keys of true refusals are guarded too, with weight
-    gamma, and ``harmful`` are the keys to be moved: those of false refusals; the last ``n_answer`` key positions are then
-    tokens of an answer. ``states`` are the state indices that
+    gamma, and ``harmful`` are the keys to be moved: those of false refusals; then the last ``n_answer`` key positions
+    are tokens of an answer. ``states`` are the state indices that
     edits will ask for beside each layer's own (``map_layer``). Whatever an edit needs of the weights and keys is
     computed for whole direction sets when it is first asked for, or by :meth:`prepare`; then an edit costs a few small
     matrix products, and no weight is read.
