@@ -22,6 +22,7 @@ from sombrero.records import (
 )
 from sombrero.reports import write_figures, write_report
 from sombrero.run_folder import fingerprint, peak_rss_bytes, write_bytes, write_json
+from sombrero.search import ALPHAS
 from sombrero.stages import baking, leak, moving, routing, searching
 from sombrero.stages.charting import Mapped
 from sombrero.stages.preparing import Preparing
@@ -66,7 +67,8 @@ class Pipeline(Preparing):
         )
         found = self.calibration() if settings.goal == "calibrate" else None
         stages = ("directions", "baseline", "layers", *(() if found is None else ("calibration",)))
-        identity = fingerprint([same_study, self.config.seed, self._upstream(*stages)])
+        solved = [] if found is None else [ALPHAS["calibrate"]]  # a study of before would hold edits of another solve
+        identity = fingerprint([same_study, self.config.seed, self._upstream(*stages), *solved])
 
         def make() -> tuple[TrialScore, ...]:
             storage = settings.storage or f"sqlite:///{self.folder.path.absolute() / 'study.db'}"

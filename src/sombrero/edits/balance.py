@@ -16,11 +16,16 @@ from itertools import product
 import torch
 
 from sombrero.edits.guards import BETA_RANGE, MAX_CONDITION, gram, orthonormal, singular_system
+from sombrero.errors import UsageError
 
 GAMMA_RANGE = (0.2, 32.0)
 """Weights of the guards on true refusals that a solution covers."""
 NODES = (3, 4)
 """Values of beta, and of gamma, at which the system is factorised."""
+SHARES = (2.0, 8.0, 1.0)
+"""What the tokens before a prompt's last one weigh together, the last one, and those of its answer's opening together.
+After the last one it is decided whether the model refuses. False and true refusals have different openings: where all
+tokens weigh the same, a solution tells the keys apart by these first (notes/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +55,42 @@ def solve_balanced(
     *,
     alpha: float,
     writer: str,
+    n_answer: int = 0,
 ) -> BalancedSolution:
     """For all weights the A ``(d_in, m)`` that minimises, over moved keys ``X_b``, harmless ``X_g`` and kept ``X_h``,
 
-    ``|X_b A - T|^2 / n_b + beta |X_g A|^2 / n_g + gamma |X_h A|^2 / n_h + alpha t |A|^2``, with
-    ``T = (X_b - x_g) W^T R`` the excess of what is written over the mean ``x_g`` of the harmless keys at the same
-    position. ``t`` is the mean
-    eigenvalue of the matrix of the first three terms, so alpha has no units.
+    ``|X_b A - T|^2 / n_b + beta |X_g A|^2 / n_g + gamma |X_h A|^2 / n_h + alpha t |A|^2``, where positions weigh what
+    :func:`position_weights` says. ``T = (x_b - x_g) W^T R`` is the mean excess of what is written, for means ``x_b``
+    and ``x_g`` of the moved and the harmless keys at the same position: one for all moved keys, so that A learns to
+    tell them from kept ones, and not by how much each of them exceeds. ``t`` is the mean eigenvalue of the matrix of
+    the first three terms, so alpha has no units.
 
-    Keys are ``(n, P, d_in)`` float32: P positions of each prompt, every one a sample. With fewer samples than inputs
-    the system is solved among the samples (Woodbury), else among the inputs.
+    Keys are ``(n, P, d_in)`` float32: P positions of each prompt, every one a sample; the last ``n_answer`` are tokens
+    of an answer. With fewer samples than inputs the system is solved among the samples (Woodbury), else among the
+    inputs.
 
     Raises NumericalError naming the writer, with the condition number, when the system is singular.
     """
-    excess = ((moved_keys - harmless_keys.mean(dim=0)) @ WtR).flatten(0, 1)
-    keys = [moved_keys.flatten(0, 1), harmless_keys.flatten(0, 1), kept_keys.flatten(0, 1)]
-    system = _System(keys, excess, alpha, writer)
+    excess = (moved_keys.mean(dim=0) - harmless_keys.mean(dim=0)) @ WtR
+    weights = position_weights(len(excess), n_answer)
+    system = _System((moved_keys, harmless_keys, kept_keys), weights, excess, alpha, writer)
     nodes = list(product(_nodes(*BETA_RANGE, NODES[0]), _nodes(*GAMMA_RANGE, NODES[1])))
     return system.reduce(orthonormal(torch.cat(list(system.solve(nodes)), dim=1)))
+
+
+def position_weights(n_positions: int, n_answer: int) -> torch.Tensor:
+    """What each position of a prompt weighs, ``(n_positions,)`` float32 of sum 1: see :data:`SHARES`.
+
+    The last ``n_answer`` positions are tokens of an answer, the one before them is the prompt's last token. Positions
+    within a share weigh the same; shares without a position are left out.
+    """
+    n_prompt = n_positions - n_answer
+    if not 0 <= n_answer < n_positions:
+        raise UsageError(f"{n_answer} of {n_positions} key positions are tokens of an answer; leave one to the prompt")
+    counts = (n_prompt - 1, 1, n_answer)
+    parts = [torch.full((count,), share / max(count, 1)) for count, share in zip(counts, SHARES, strict=True)]
+    weights = torch.cat(parts)
+    return weights / weights.sum()
 
 
 def _nodes(low: float, high: float, n: int) -> list[float]:
@@ -77,12 +100,19 @@ def _nodes(low: float, high: float, n: int) -> list[float]:
 
 
 class _System:
-    """``sum_i w_i X_i^T X_i / n_i``, each part with its own share of the ridge; the X_i are held scaled."""
+    """``sum_i w_i X_i^T X_i / n_i``, each part with its own share of the ridge; the X_i are held scaled.
 
-    def __init__(self, keys: Sequence[torch.Tensor], excess: torch.Tensor, alpha: float, writer: str) -> None:
-        self._rows = [X * len(X) ** -0.5 for X in keys]
-        self._wanted = excess * len(excess) ** -0.5
-        self._d_in, self._alpha, self._writer = keys[0].shape[1], alpha, writer
+    keys are ``(n, P, d_in)``, weights ``(P,)`` those of the positions, excess ``(P, m)`` what a moved key should lose.
+    """
+
+    def __init__(
+        self, keys: Sequence[torch.Tensor], weights: torch.Tensor, excess: torch.Tensor, alpha: float, writer: str
+    ) -> None:
+        root = weights.sqrt()[:, None]
+        self._rows = [(X * (root * len(X) ** -0.5)).flatten(0, 1) for X in keys]
+        n_moved = len(keys[0])
+        self._wanted = (excess * (root * n_moved**-0.5)).expand(n_moved, *excess.shape).flatten(0, 1)
+        self._d_in, self._alpha, self._writer = keys[0].shape[-1], alpha, writer
         self._ridges = [alpha * float(rows.square().sum()) / self._d_in for rows in self._rows]
 
     def solve(self, nodes: Sequence[tuple[float, float]]) -> Iterator[torch.Tensor]:

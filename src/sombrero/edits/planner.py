@@ -44,7 +44,8 @@ class EditPlanner:
 
     ``directions`` maps a name to a direction set; ``harmful`` and ``harmless`` give the keys of the ``guarded`` rule,
     the harmless ones also the mean of ``affine``. With ``kept``, the keys of true refusals are guarded too, with weight
-    gamma, and ``harmful`` are the keys to be moved: those of false refusals. ``states`` are the state indices that
+    gamma, and ``harmful`` are the keys to be moved: those of false refusals; then the last ``n_answer`` key positions
+    are tokens of an answer. ``states`` are the state indices that
     edits will ask for beside each layer's own (``map_layer``). Whatever an edit needs of the weights and keys is
     computed for whole direction sets when it is first asked for, or by :meth:`prepare`; then an edit costs a few small
     matrix products, and no weight is read.
@@ -59,11 +60,12 @@ class EditPlanner:
         harmless: HiddenStates,
         states: Sequence[int] = (),
         kept: HiddenStates | None = None,
+        n_answer: int = 0,
     ) -> None:
         self.writers = tuple(writers)
         self._directions = directions
         self._states = tuple(states)
-        self._products = WriterProducts(handle, directions, harmful, harmless, states, kept)
+        self._products = WriterProducts(handle, directions, harmful, harmless, states, kept, n_answer)
 
     def prepare(
         self, rules: Sequence[RuleName], *, alpha: float = ALPHA, on_writer: Callable[[int], None] | None = None

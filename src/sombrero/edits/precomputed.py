@@ -21,8 +21,8 @@ class WriterProducts:
     """Products of the writers' weights and keys with all directions, each made when it is first asked for and kept.
 
     ``states`` are the state indices, beside the writer's own, whose guarded systems are solved along with its own: they
-    share the factorisation. ``kept`` gives the keys of true refusals, guarded beside the harmless ones. Tensors are
-    float32 on the CPU.
+    share the factorisation. ``kept`` gives the keys of true refusals, guarded beside the harmless ones; then the last
+    ``n_answer`` key positions are tokens of an answer. Tensors are float32 on the CPU.
     """
 
     def __init__(
@@ -33,7 +33,9 @@ class WriterProducts:
         harmless: HiddenStates,
         states: Sequence[int] = (),
         kept: HiddenStates | None = None,
+        n_answer: int = 0,
     ) -> None:
+        self._n_answer = n_answer
         self._model = handle.model
         self._directions = directions
         self._harmful, self._harmless = harmful.writer_inputs, harmless.writer_inputs
@@ -131,7 +133,7 @@ class WriterProducts:
         if self._kept is None:
             return solve_guarded(moved, guards, WtR, alpha=alpha, writer=writer.name)
         kept = self._kept[writer.name][:, -n_keys:].to(torch.float32)
-        return solve_balanced(moved, guards, kept, WtR, alpha=alpha, writer=writer.name)
+        return solve_balanced(moved, guards, kept, WtR, alpha=alpha, writer=writer.name, n_answer=self._n_answer)
 
     def _keys(self, writer: Writer) -> tuple[torch.Tensor, torch.Tensor]:
         """Harmful and harmless inputs ``(n, P, d_in)`` of the writer."""

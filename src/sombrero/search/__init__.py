@@ -7,10 +7,11 @@ from sombrero.search.front import Constraints, has_stalled, pareto_front, rank_f
 from sombrero.search.objective import TrialBench
 from sombrero.search.pool import WorkerPool
 from sombrero.search.scoring import Scorer, SerialScorer
-from sombrero.search.space import BETAS, SearchSpace, make_space
+from sombrero.search.space import ALPHAS, BETAS, SearchSpace, make_space
 from sombrero.search.study import Limits, finished_scores, open_study, run_study
 
 __all__ = [
+    "ALPHAS",
     "BETAS",
     "Agreement",
     "Constraints",

@@ -12,7 +12,8 @@ import optuna
 from sombrero.errors import UsageError
 from sombrero.records import DirectionSet, EditParameters, Goal, LayerProfile, RuleName, WriterKind
 
-ALPHA = 0.01
+ALPHAS: Mapping[Goal, float] = {"suppress": 0.01, "calibrate": 0.001}
+"""The ridge. Telling false from true refusals takes a smaller one than telling harmful from harmless keys."""
 BETAS = (0.25, 8.0)
 """Weight of the guards, on a logarithmic scale."""
 STRENGTHS: Mapping[WriterKind, tuple[float, float]] = {"attention": (0.0, 3.5), "mlp": (0.0, 1.5)}
@@ -86,7 +87,7 @@ class SearchSpace:
             map_layer=None if own else self.best_state,
             units=(0,) if units == SINGLE else tuple(int(rank) for rank in units.split("+")),
             profiles={kind: profile for kind, profile in profiles.items() if kind in kinds},
-            alpha=ALPHA,
+            alpha=ALPHAS[self.goal],
             beta=beta,
             gamma=gamma,
         )
@@ -128,19 +129,22 @@ class SearchSpace:
         return tuple(point for point in points if point["rule"] in self.rules)
 
     def _balanced_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first by ``calibrate``: rising strength of one edit along the single direction, then units."""
+        """Points to try first by ``calibrate``: one edit along the single direction, then others, then units."""
         wide = {
             "rule": "guarded",
             "map_layer": "own",
             "first_layer": self.n_layers // 3,
             "last_layer": self.n_layers - 1,
         }
-        weak = {"strength_attention": 1.0, "strength_mlp": 0.7, "beta": 1.0, "gamma": 8.0}
-        firm = {"strength_attention": 1.5, "strength_mlp": 1.0, "beta": 2.0, "gamma": 16.0}
+        ratio = 0.7  # of the strength of MLP writers to that of attention writers
+        firm, strong, weak = (
+            {"strength_attention": strength, "strength_mlp": ratio * strength, "beta": 8.0, "gamma": 32.0}
+            for strength in (1.3, 1.7, 1.0)
+        )
+        loose = {"strength_attention": 1.1, "strength_mlp": ratio * 1.1, "beta": 4.0, "gamma": 16.0}
         alone = (units for units in self.unit_sets[1:] if "+" not in units)
         return (
-            {**wide, **weak, "units": self.unit_sets[0]},
-            {**wide, **firm, "units": self.unit_sets[0]},
+            *({**wide, **point, "units": self.unit_sets[0]} for point in (firm, strong, weak, loose)),
             *({**wide, **firm, "units": units} for units in alone),
             *({**wide, **firm, "units": units} for units in self.unit_sets[-1:] if "+" in units),
         )

@@ -16,7 +16,7 @@ from sombrero.errors import RunError
 from sombrero.evaluation import first_token_log_probs, refusal_tokens
 from sombrero.records import Baseline, Calibration
 from sombrero.run_folder import FORMAT, RunFolder, fingerprint, read_manifest
-from sombrero.search import Scorer, SerialScorer, TrialBench, WorkerPool
+from sombrero.search import ALPHAS, Scorer, SerialScorer, TrialBench, WorkerPool
 from sombrero.session import Session
 from sombrero.stages import controls
 from sombrero.stages.calibration import true_refusals
@@ -37,12 +37,13 @@ class Preparing(Charting):
         directions = controls.load_directions(self.folder.path / "map", EDITED)
         choice = self.folder.load_json("layers", LayerChoice, under="map")
         handle, writers = self.session.handle, self.session.writers
-        kept = None
-        if self.config.search.goal == "calibrate":
+        goal, kept = self.config.search.goal, None
+        if goal == "calibrate":
             harmful, kept = self._calibration_states(self.calibration())
-        planner = EditPlanner(handle, writers, directions, harmful, harmless, (choice.state,), kept)
+        n_answer = self.config.states.key_answer_tokens
+        planner = EditPlanner(handle, writers, directions, harmful, harmless, (choice.state,), kept, n_answer)
         with self.progress.stage("prepare edits", len(writers)) as advance:
-            planner.prepare(usable_rules(self.session), on_writer=advance)
+            planner.prepare(usable_rules(self.session), alpha=ALPHAS[goal], on_writer=advance)
         planner.release_keys()
         return planner
 
