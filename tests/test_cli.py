@@ -18,6 +18,8 @@ from sombrero import cli, verbs
 from sombrero.config import RunConfig, load_config
 from sombrero.errors import UsageError
 from sombrero.flags import SKIPPED
+from sombrero.run_folder import read_config
+from sombrero.session import Role, load_role
 from tests.commands import Command, Tiny, as_flags, environment, finished_run
 
 VERBS = ("run", "map", "search", "bake", "measure", "compare", "report", "chat", "inspect", "verify", "diff", "watch")
@@ -184,10 +186,17 @@ def test_json_of_every_verb_parses(sombrero: Command, tiny: Tiny, tmp_path: Path
     assert "Measured while the edit was searched for" in card and "this checkpoint after it was written" in card
 
 
-def test_a_model_is_measured_as_the_run_measured_it(sombrero: Command, tiny: Tiny) -> None:
-    names = {"--device", "--harmful", "--harmless", "--borderline", "--detector", "--markers", "--max-new-tokens",
-             "--sequence-tokens"}  # fmt: skip
+def test_a_model_is_measured_as_the_run_measured_it(sombrero: Command, tiny: Tiny, tmp_path: Path) -> None:
+    """On the prompts that the run reported on: of whole files, more would be measured."""
+    names = {"--device", "--detector", "--markers", "--max-new-tokens", "--sequence-tokens"}
     flags = [part for i, flag in enumerate(tiny.flags) if flag in names for part in (flag, tiny.flags[i + 1])]
+    settings = read_config(tiny.run)
+    roles: tuple[Role, ...] = ("harmful", "harmless", "borderline")
+    for role in roles:
+        prompts = load_role(settings.prompts, role, settings.seed)["report"]
+        path = tmp_path / f"{role}.txt"
+        path.write_text("".join(f"{prompt.text}\n" for prompt in prompts), encoding="utf-8")
+        flags += [f"--{role}", str(path)]
     outcome = sombrero("measure", tiny.run / "model", "--against", tiny.model, *flags, "--json")
     found = json.loads(outcome.out)
     # the random model answers with any byte: none of them reaches the terminal as it is

@@ -75,11 +75,15 @@ def test_the_library_is_the_one_that_its_name_says() -> None:
     assert "MIT" in folder.joinpath("LICENSE.plotly.txt").read_text(encoding="utf-8")
 
 
+STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
         ([0.03, 0.4], ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5"]),
         ([1e-4, 1.0], ["0.0001", "0.001", "0.01", "0.1", "1"]),
+        ([0.12, 0.17], [f"{step * power / 100:g}" for power in (10, 100) for step in STEPS]),
         ([], ["1", "2", "5"]),
     ],
 )

@@ -66,11 +66,12 @@ def log_ticks(values: list[float]) -> dict[str, Any]:
 
     Where fewer than two of them lie among the values, more steps are taken.
     """
-    there = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    found = [value for value in values if math.isfinite(value) and value > 0]
+    there = found or [1.0]
     first, last = math.floor(math.log10(min(there))), math.ceil(math.log10(max(there)))
     steps: tuple[float, ...] = (1, 2, 5) if last - first <= 3 else (1,)
     among = [step for power in range(first, last + 1) for step in steps if min(there) <= step * 10**power <= max(there)]
-    if len(among) < 2:
+    if found and len(among) < 2:
         steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

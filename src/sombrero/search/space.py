@@ -97,7 +97,7 @@ class SearchSpace:
         return (*self.first, *self._own_starts())
 
     def _own_starts(self) -> tuple[dict[str, Any], ...]:
-        """Points to try first: attention alone; later layers along each choice of directions; other rules."""
+        """Points to try first: attention alone; later layers along all directions; one map for all; other rules."""
         if self.goal == "calibrate":
             return self._balanced_starts()
         last = self.n_layers - 1
@@ -121,6 +121,8 @@ class SearchSpace:
                 if "+" in units
             ),
             {**late, **strong, "rule": "guarded", "units": self.unit_sets[0], "beta": 4.0},
+            # where every point before has the same choice, the sampler hardly ever makes the other
+            {**gentle, "strength_attention": GENTLE_STRENGTHS[-1], "map_layer": "best"},
             {**wide, **attention, "rule": "project", "units": self.unit_sets[0]},
             {**wide, **attention, "rule": "compose", "composed_units": self.composed_sets[-1]},
             {**wide, **attention, "rule": "norm", "units": self.unit_sets[0]},
