@@ -118,9 +118,9 @@ class Sombrero:
         task_limit: int | None = None,
         out: str | Path | None = None,
     ) -> Result:
-        """The model on the reporting prompts, and with ``against`` also how far it is from that base.
+        """The model on every prompt of its sources; with ``against`` also how far it is from that base.
 
-        See ``verbs.measure``.
+        Of a source that has splits, on ``report``. See ``verbs.measure``.
         """
         found = verbs.measure(
             self.config,

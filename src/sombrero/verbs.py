@@ -215,7 +215,9 @@ def measure(
     progress: Progress | None = None,
     judge_key: str | None = None,
 ) -> dict[str, Any]:
-    """Measure any model on the reporting prompts; with ``against`` also that base, the divergence and paired tests.
+    """Measure any model on every prompt of its sources; with ``against`` also that base, divergence and paired tests.
+
+    Of a source that has splits, the starter sets among them, on the ``report`` split.
 
     The first detector gives the verdicts; with others, how far they agree on the same responses is measured too.
     ``tasks`` are those of lm-evaluation-harness (extra ``lm-eval``), ``task_path`` a folder with files of one's own.

@@ -52,6 +52,15 @@ def test_a_models_own_perplexity_comes_with_its_answers(batch_size: int) -> None
     assert own_perplexity(answers) == pytest.approx(perplexity(as_subject(base), prompts, answers), rel=1e-4)
 
 
+def test_a_broken_model_has_no_perplexity_and_loses_nothing_else() -> None:
+    """NaN in, NaN out: what else was measured of it is not thrown away."""
+    broken, prompts = tiny_handle(), random_prompts()
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight.fill_(torch.nan)
+    answers = generate(broken, prompts, max_new_tokens=2, log_probs=True)
+    assert all(answer.log_prob is not None for answer in answers) and math.isnan(own_perplexity(answers))
+
+
 def test_answers_without_log_probabilities_have_no_perplexity_of_their_own() -> None:
     base, prompts = tiny_handle(), random_prompts()
     (with_one,) = generate(base, prompts[:1], max_new_tokens=2, log_probs=True)

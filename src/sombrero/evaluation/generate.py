@@ -5,7 +5,6 @@ Rows that have ended leave the batch, and prompts that wait take their places (:
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +71,8 @@ def generate(
     ends = end_tokens(handle)
     dropped = _dropped_tokens(handle)
     rows = [
-        _Row(handle, prompt, look, ends, max_new_tokens, dropped) for prompt, look in zip(prompts, looks, strict=True)
+        _Row(handle, prompt, look, ends, max_new_tokens, dropped, scored=log_probs)
+        for prompt, look in zip(prompts, looks, strict=True)
     ]
     # longest first: little padding, and what does not fit into memory fails at once; whole answers before those that
     # may end early, which then fill the places that get free: few steps are made with few rows
@@ -213,6 +213,7 @@ class _Row:
     n_new: int
     dropped: frozenset[int]
     tokens: list[int] = field(default_factory=list)
+    scored: bool = False
     log_prob: float = 0.0
     stopped: Literal["end", "length", "settled"] | None = None
 
@@ -243,7 +244,7 @@ class _Row:
 
     def response(self) -> Response:
         assert self.stopped is not None
-        known = None if math.isnan(self.log_prob) else self.log_prob
+        known = self.log_prob if self.scored else None
         return Response(self.prompt.prompt.id, self.response_text(), tuple(self.tokens), self.stopped, known)
 
     def response_text(self) -> str:

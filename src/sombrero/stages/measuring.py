@@ -32,7 +32,7 @@ class TaskRequest:
 
 
 def measure_model(session: Session, base: Session | None, tasks: TaskRequest, progress: Progress) -> dict[str, Any]:
-    """Measure the session's model on the reporting prompts, and with ``base`` that model too, on the same tokens.
+    """Measure the session's model on its ``report`` prompts, and with ``base`` that model too, on the same tokens.
 
     Deterministic, and without timings: the same model on the same machine gives the same document. Raises UsageError
     when the two models do not share a vocabulary or a task cannot be run, PromptError for a prompt that does not fit
