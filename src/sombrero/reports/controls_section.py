@@ -96,20 +96,7 @@ def _row(run: RunFiles, method: str) -> dict[str, Any]:
         "auroc": number(first.auroc),
         "interval": interval,
         "others": f"{number(min(others))}–{number(max(others))}" if others else NOTHING,
-        "angles": _angles_to_map(run, method),
     }
-
-
-def _angles_to_map(run: RunFiles, method: str) -> str:
-    """Smallest and largest principal angle between the spans of what was hit: how much of it the map has as well."""
-    from sombrero.directions import span_angles
-
-    sets, state = direction_sets(run), run.shown_state or 0
-    if method == "som" or "som" not in sets:
-        return NOTHING
-    own, of_map = (found.vectors[state][found.hit_counts[state] > 0] for found in (sets[method], sets["som"]))
-    angles = span_angles(own, of_map)
-    return f"{angles[0]:.0f}°" if len(angles) == 1 else f"{angles[0]:.0f}°–{angles[-1]:.0f}°"
 
 
 def _method_rows(run: RunFiles) -> Iterator[tuple[str | int | float, ...]]:
