@@ -71,6 +71,7 @@ def tiny_model(
     attention_bias: bool = False,
     mlp_bias: bool = False,
     dtype: torch.dtype = torch.float32,
+    width: int = WIDTH,
 ) -> PreTrainedModel:
     """Return a random model of ``family`` in evaluation mode; the same arguments give the same weights.
 
@@ -85,11 +86,11 @@ def tiny_model(
     extra: dict[str, Any] = {"attention_bias": True} if attention_bias else {}
     extra |= {"mlp_bias": True} if mlp_bias else {}
     if family in ("qwen3", "mistral"):
-        extra["head_dim"] = WIDTH // 4
+        extra["head_dim"] = width // 4
     config = config_class(
         vocab_size=VOCAB_SIZE,
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=N_LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -116,12 +117,15 @@ def save_tiny(
     tie: bool = False,
     attention_bias: bool = False,
     mlp_bias: bool = False,
+    width: int = WIDTH,
 ) -> Path:
     """Save a tiny model and its tokenizer as a checkpoint folder, in several shards when ``max_shard_size`` is given.
 
     The weights take about 210 kB in float32, so "60KB" gives four to five shards. Returns ``folder``.
     """
-    model = tiny_model(family, seed=seed, tie=tie, attention_bias=attention_bias, mlp_bias=mlp_bias, dtype=dtype)
+    model = tiny_model(
+        family, seed=seed, tie=tie, attention_bias=attention_bias, mlp_bias=mlp_bias, dtype=dtype, width=width
+    )
     model.save_pretrained(folder, max_shard_size=max_shard_size or "1GB")
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -48,7 +48,8 @@ def prompts(handle: ModelHandle) -> list[RenderedPrompt]:
 
 def project_out(writers: tuple[Writer, ...], handle: ModelHandle) -> ModelEdit:
     """An edit of every writer, made from the weights as they are read, which removes one direction."""
-    direction = torch.nn.functional.normalize(torch.randn(32, 1, generator=torch.Generator().manual_seed(3)), dim=0)
+    noise = torch.randn(writers[0].d_out, 1, generator=torch.Generator().manual_seed(3))
+    direction = torch.nn.functional.normalize(noise, dim=0)
     edit = {}
     for writer in writers:
         W = read_weight(handle.model, f"{writer.module_path}.weight").float()
@@ -102,16 +103,24 @@ def test_a_weight_on_disk_is_read_for_the_reader_alone(folder: Path) -> None:
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize(("quantization", "error"), [("bnb-8bit", 0.02), ("bnb-4bit", 1e-5)])
-def test_a_quantized_model_is_edited_without_its_plain_weights(quantization: str, error: float, folder: Path) -> None:
+@pytest.mark.parametrize("quantization", ["bnb-8bit", "bnb-4bit"])
+def test_a_quantized_model_is_edited_without_its_plain_weights(quantization: str, tmp_path: Path) -> None:
+    from bitsandbytes.functional import has_avx512bf16
+
+    # with bfloat16 at hand the library multiplies 4 bits in it, and then takes rows of whole blocks of 64 alone
+    error = 1e-5 if quantization == "bnb-4bit" and not has_avx512bf16() else 0.02
+    folder = save_tiny("llama", tmp_path / "model", attention_bias=True, width=64)
     whole, expected = load(folder)
     handle, writers = load(folder, quantization=quantization)
     assert writers == expected
     module = handle.model.get_submodule(writers[0].module_path)
+    fresh = {w.name: read_weight(handle.model, f"{w.module_path}.weight") for w in writers}
+    last_logits(handle)  # some kernels pack weights in another way on their first call
     packed = {w.name: handle.model.get_submodule(w.module_path).weight.clone() for w in writers}
     for writer in writers:
         path = f"{writer.module_path}.weight"
         plain, W = whole.model.get_parameter(path), read_weight(handle.model, path)
+        torch.testing.assert_close(W, fresh[writer.name], rtol=5e-3, atol=1e-6)
         assert (
             W - plain
         ).norm() / plain.norm() < 0.3  # the library's own error: 0.21 at most, for 4 bits in a CPU's blocks

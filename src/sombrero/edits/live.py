@@ -11,6 +11,7 @@ from torch import nn
 
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.errors import ArchitectureError
+from sombrero.models.products import Product, product
 from sombrero.models.weights import in_place, is_offloaded, read_weight
 from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer, execution_device
 
@@ -46,7 +47,7 @@ def live_edit(
                     stack.enter_context(_exchanged(low_rank, module, writer, handle.stored_dtype))
                 continue
             if rounded:
-                hook = _replace(low_rank, module, writer, handle.stored_dtype)
+                hook = _replace(low_rank, handle.model, module, writer, handle.stored_dtype)
             else:
                 hook = _correct(_placed(low_rank, module))
             stack.callback(module.register_forward_hook(hook).remove)
@@ -110,7 +111,9 @@ def _wide(loaded: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
     return loaded.to(torch.promote_types(loaded.dtype, stored))
 
 
-def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None) -> Hook:
+def _replace(
+    edit: LowRankEdit, model: nn.Module, module: nn.Module, writer: Writer, stored_dtype: torch.dtype | None
+) -> Hook:
     has_bias = isinstance(module.bias, torch.Tensor)
     if not has_bias and edit.c is not None and edit.c.any():
         raise ArchitectureError(
@@ -118,20 +121,19 @@ def _replace(edit: LowRankEdit, module: nn.Module, writer: Writer, stored_dtype:
             "of this architecture can hold it; take a rule without c"
         )
 
-    def edited_weights() -> tuple[torch.Tensor, torch.Tensor | None]:
+    def edited_product() -> Product:
         loaded = read_weight(module, "weight")
         dtype, stored = loaded.dtype, stored_dtype or loaded.dtype
         weight = edit_weight(_wide(loaded, stored), edit, writer.layout).to(stored).to(dtype)
         rows = weight if writer.layout == "linear" else weight.T
         bias = _wide(read_weight(module, "bias"), stored) if has_bias else None
-        return rows, None if bias is None else edit_bias(bias, edit).to(stored).to(dtype)
+        return product(model, module, rows, None if bias is None else edit_bias(bias, edit).to(stored).to(dtype))
 
     # weights that are offloaded are not to be held: each call reads and edits them again
-    held = None if is_offloaded(module) else edited_weights()
+    held = None if is_offloaded(module) else edited_product()
+    device = execution_device(module)
 
     def hook(_module: nn.Module, args: tuple[Any, ...], _output: torch.Tensor) -> torch.Tensor:
-        rows, bias = held or edited_weights()
-        x = args[0].to(rows.device)
-        return nn.functional.linear(x, rows.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return (held or edited_product())(args[0].to(device))
 
     return hook

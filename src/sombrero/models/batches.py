@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sombrero.errors import PromptError
+from sombrero.models.products import packed_products
 from sombrero.records import ModelHandle, RenderedPrompt
 
 if TYPE_CHECKING:
@@ -168,5 +169,6 @@ class Forward:
             # As a number it becomes a slice, and a product with a slice copies the head's weight once for every row;
             # as places it becomes a tensor of its own: five times faster for 64 short rows on a CPU.
             kwargs["logits_to_keep"] = torch.arange(ids.shape[1] - n_last, ids.shape[1], device=ids.device)
-        logits: torch.Tensor = self._model(input_ids=ids, **kwargs).logits
+        with packed_products(self._model):
+            logits: torch.Tensor = self._model(input_ids=ids, **kwargs).logits
         return logits[:, -n_last:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 
 import torch
 from torch import nn
@@ -48,7 +49,15 @@ def _unpacked(module: nn.Module, name: str, parameter: nn.Parameter, path: str) 
         from bitsandbytes import functional
 
         if kind == "Params4bit":
-            return functional.dequantize_4bit(parameter.data, parameter.quant_state)  # type: ignore[attr-defined]
+            packed, state = parameter.data, parameter.quant_state  # type: ignore[attr-defined]
+            if getattr(state, "packing_format_for_cpu", False):
+                # After its first pass on a processor with bfloat16 a module's numbers lie as its kernel wants them. The
+                # library's way back leaves the scales in the kernel's order, or rounds them: they are put back here.
+                state, scales = copy(state), state.absmax.T.reshape(-1).float()
+                state.original_nested = False
+                packed, state = functional._convert_weight_packed_for_cpu_inverse(packed, state)
+                state.absmax = scales
+            return functional.dequantize_4bit(packed, state)
         # the scales move from the parameter to the module's state when it is first run
         scales = module.state.SCB if parameter.SCB is None else parameter.SCB  # type: ignore[attr-defined, union-attr]
         return functional.int8_vectorwise_dequant(parameter.data, scales)  # type: ignore[no-any-return, arg-type]
