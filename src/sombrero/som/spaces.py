@@ -12,6 +12,7 @@ A unit's weights are written compactly: ``members (L, m, m)`` is the weight in u
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -208,9 +209,21 @@ def gram_matrix(samples: torch.Tensor, out: torch.Tensor | None = None) -> torch
     gram = torch.empty(n, n, dtype=samples.dtype, device=samples.device) if out is None else out
     for start in range(0, n, _GRAM_COLUMNS):
         stop = min(start + _GRAM_COLUMNS, n)
-        gram[start:, start:stop] = samples[start:] @ samples[start:stop].mT
+        gram[start:, start:stop] = _row_products(samples[start:], samples[start:stop])
         gram[start:stop, stop:] = gram[stop:, start:stop].mT
     return gram
+
+
+def _row_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner products of the rows of two matrices: by oneDNN where that is faster (notes/LOG.md), 15% with AVX-512."""
+    if a.device.type == "cpu" and a.dtype == torch.float32 and _has_avx512():
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")  # type: ignore[no-any-return]
+    return a @ b.mT
+
+
+@cache
+def _has_avx512() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def widest_directions(gram: torch.Tensor, samples: torch.Tensor, k: int) -> torch.Tensor:
