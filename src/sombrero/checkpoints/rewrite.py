@@ -34,6 +34,8 @@ RUN_BYTES = 16 << 20
 MOVES_AHEAD = 6
 MAX_WORKERS = 4
 FILES_AT_ONCE = 2
+KEPT_BYTES = (32 << 20) - (1 << 16)
+"""Just below the largest block that glibc learns from (DEFAULT_MMAP_THRESHOLD_MAX)."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def rewrite_files(
     file cannot be read or written.
     """
     threads = torch.get_num_threads()
+    _keep_freed_memory()
     # Each worker computes alone: more workers instead, and sums that do not depend on the number of cores.
     workers = ThreadPoolExecutor(_n_workers(), "bake-move", torch.set_num_threads, (1,))
     passes: deque[_Pass] = deque()
@@ -162,6 +165,16 @@ def rewrite_files(
         for item in (*passes, *done):
             item.stop()
         torch.set_num_threads(threads)
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator keep what slices free for the next ones, instead of giving it back and taking it anew.
+
+    glibc maps blocks above a threshold and gives back what is free above twice that; it raises the threshold to the
+    largest mapped block that was freed (mallopt(3), M_MMAP_THRESHOLD). At its 128 KiB every slice's memory came as new
+    pages, which took two thirds of the time to round MXFP4 (notes/LOG.md). Elsewhere this does nothing.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)  # freed at once
 
 
 class _Pass:

@@ -20,7 +20,7 @@ from sombrero.errors import CheckpointError
 BLOCK = 32
 BIAS = 127
 LARGEST = 6.0
-PART = 1 << 17
+PART = 1 << 18
 """Numbers that are rounded together: what lies between the steps stays small, and in a processor's cache."""
 CUT = 7.0
 """Up to here a number is no farther from the largest code than from those of coarser scales."""

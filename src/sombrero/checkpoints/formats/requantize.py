@@ -14,8 +14,8 @@ from sombrero.edits.kernels import edit_weight
 from sombrero.errors import CheckpointError, NumericalError
 from sombrero.records import LowRankEdit
 
-MAX_ELEMENTS = 1 << 17
-"""A piece of 512 kB in float32: its dozen passes stay in a processor's cache."""
+MAX_ELEMENTS = 1 << 18
+"""A piece of 1 MB in float32: its dozen passes stay in a processor's cache."""
 MIN_SURVIVED = 0.5
 """A bake whose stored weights hold less of the edit than this does not do what was measured live."""
 
