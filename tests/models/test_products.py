@@ -100,12 +100,12 @@ class _Special(nn.Linear):
 
 @needs_packing
 def test_what_is_not_a_plain_layer_in_memory_is_left_alone() -> None:
-    special, double = _Special(8, 8), nn.Linear(8, 8).double()
-    elsewhere, wrapped = nn.Linear(8, 8, device="meta"), nn.Linear(8, 8)
-    wrapped.forward = lambda x: x  # as accelerate does where weights are offloaded
-    model = nn.ModuleList([special, double, elsewhere, wrapped])
-    assert packed_layers(model) == [wrapped]
+    special, double, wrapped, plain = _Special(8, 8), nn.Linear(8, 8).double(), nn.Linear(8, 8), nn.Linear(8, 8)
+    wrapped.forward = lambda x: x  # as accelerate does
+    model = nn.ModuleList([special, double, wrapped, plain])
+    assert packed_layers(model) == [wrapped, plain]
     assert wrapped.forward(1) == 1
+    assert packed_layers(nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8, device="meta")])) == []  # the rest is on disk
 
 
 @needs_packing

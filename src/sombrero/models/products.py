@@ -76,9 +76,15 @@ _known: WeakKeyDictionary[nn.Module, dict[nn.Linear, _PackedLinear]] = WeakKeyDi
 
 
 def _products(model: nn.Module) -> dict[nn.Linear, _PackedLinear]:
-    """The model's layers that are packed, decided once; none where the second copy would take too much memory."""
+    """The model's layers that are packed, decided once; none where the second copy would take too much memory, as it
+    would where some weights stay on disk."""
     if model not in _known:
-        layers = [module for module in model.modules() if isinstance(module, nn.Linear) and _is_packable(module)]
+        on_disk = any(parameter.is_meta for parameter in model.parameters())
+        layers = (
+            []
+            if on_disk
+            else [module for module in model.modules() if isinstance(module, nn.Linear) and _is_packable(module)]
+        )
         n_bytes = sum(layer.weight.nbytes for layer in layers)
         free = free_bytes(torch.device("cpu")) if layers else None
         fits = free is not None and n_bytes <= PACKED_SHARE * free
