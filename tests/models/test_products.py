@@ -11,10 +11,17 @@ from torch import nn
 from torch.nn.functional import linear
 
 from sombrero.models import products
-from sombrero.models.products import packed_products, product
+from sombrero.models.products import linear_like, packed_products
 
-HAVE = bool(products._gaining_dtypes())
-needs_packing = pytest.mark.skipif(not HAVE, reason="packed products are no faster on this processor")
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+HALVES = torch.bfloat16 in products._gaining_dtypes()
+
+
+@pytest.fixture(autouse=True)
+def gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packing is tested on every processor, faster or not."""
+    dtypes = (torch.float32, torch.bfloat16) if HALVES else (torch.float32,)
+    monkeypatch.setattr(products, "_gaining_dtypes", lambda: dtypes)
 
 
 def network(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> nn.Sequential:
@@ -34,6 +41,7 @@ def test_products_are_those_of_the_layers(shape: tuple[int, ...], bias: bool) ->
     with torch.inference_mode():
         plain = model(x)
         with packed_products(model):
+            assert "forward" in vars(model[0])
             torch.testing.assert_close(model(x), plain, rtol=1e-5, atol=1e-5)
         assert torch.equal(model(x), plain)
 
@@ -46,6 +54,7 @@ def test_rows_that_are_not_contiguous() -> None:
             torch.testing.assert_close(model(x), plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not HALVES, reason="this processor has no arithmetic for bfloat16")
 def test_halves() -> None:
     model, x = network(torch.bfloat16), torch.randn(9, 48, dtype=torch.bfloat16)
     with torch.inference_mode():
@@ -54,7 +63,6 @@ def test_halves() -> None:
             torch.testing.assert_close(model(x), plain, rtol=2e-2, atol=2e-2)
 
 
-@needs_packing
 def test_layers_are_packed_for_as_long_as_the_context_lasts() -> None:
     model = network()
     assert packed_layers(model) == [model[0], model[2]]
@@ -64,7 +72,6 @@ def test_layers_are_packed_for_as_long_as_the_context_lasts() -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-@needs_packing
 def test_a_changed_weight_is_packed_again() -> None:
     model, x = network(), torch.randn(4, 48)
     with torch.inference_mode(), packed_products(model):
@@ -81,7 +88,6 @@ def test_a_changed_weight_is_packed_again() -> None:
     assert not torch.allclose(now, before, atol=1e-2)
 
 
-@needs_packing
 def test_hooks_and_gradients_are_those_of_the_layers() -> None:
     model, x, seen = network(), torch.randn(4, 48), []
     handle = model[0].register_forward_hook(lambda _module, _args, output: seen.append(output) or 2.0 * output)
@@ -98,7 +104,6 @@ class _Special(nn.Linear):
     """Stands for layers with products of their own: packed weights, adapters."""
 
 
-@needs_packing
 def test_what_is_not_a_plain_layer_in_memory_is_left_alone() -> None:
     special, double, wrapped, plain = _Special(8, 8), nn.Linear(8, 8).double(), nn.Linear(8, 8), nn.Linear(8, 8)
     wrapped.forward = lambda x: x  # as accelerate does
@@ -108,13 +113,12 @@ def test_what_is_not_a_plain_layer_in_memory_is_left_alone() -> None:
     assert packed_layers(nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8, device="meta")])) == []  # the rest is on disk
 
 
-@needs_packing
 def test_no_second_copy_without_the_memory_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     n_bytes = sum(layer.weight.nbytes for layer in (network()[0], network()[2]))
     for share, packed in ((0.99, 0), (1.01, 2)):
-        monkeypatch.setattr(products, "free_bytes", lambda _device, s=share: s * n_bytes / products.PACKED_SHARE)
+        monkeypatch.setattr(products, "total_bytes", lambda s=share: s * n_bytes / products.PACKED_SHARE)
         assert len(packed_layers(network())) == packed
-    monkeypatch.setattr(products, "free_bytes", lambda _device: None)
+    monkeypatch.setattr(products, "total_bytes", lambda: None)
     assert not packed_layers(network())
 
 
@@ -122,8 +126,43 @@ def test_a_product_by_another_weight_is_that_of_a_layer_with_it() -> None:
     model, other, x = network(), network(), torch.randn(5, 48)
     with torch.no_grad():
         other[0].weight.add_(0.1)
-    with torch.inference_mode(), packed_products(other):
-        assert torch.equal(product(model, model[0], other[0].weight, other[0].bias)(x), other[0](x))
+    with torch.inference_mode():
+        product = linear_like(model, model[0], other[0].weight, other[0].bias)
+        assert torch.equal(product(x), other[0](x))
+        with packed_products(model), packed_products(other):
+            assert torch.equal(product(x), other[0](x))
+
+
+def test_what_an_interrupt_left_behind_is_cleared_by_the_next_pass() -> None:
+    model, x = network(), torch.randn(2, 48)
+    context = packed_products(model)
+    context.__enter__()  # as if the pass had never come to its end
+    with torch.no_grad():
+        model[0].weight.mul_(2.0)
+    with torch.inference_mode(), packed_products(model):
+        torch.testing.assert_close(model[0](x), linear(x, model[0].weight, model[0].bias), rtol=1e-5, atol=1e-5)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_model_that_was_cast_is_packed_anew_or_not_at_all() -> None:
+    model = network()
+    packed_layers(model)
+    with torch.inference_mode():
+        for dtype in (torch.float64, torch.float32):
+            model, x = model.to(dtype), torch.randn(3, 48, dtype=dtype)
+            plain = model(x)
+            with packed_products(model):
+                assert ("forward" in vars(model[0])) == (dtype == torch.float32)
+                torch.testing.assert_close(model(x), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_that_take_the_place_of_others_are_packed() -> None:
+    model, x = network(), torch.randn(3, 48)
+    packed_layers(model)
+    for _ in range(20):  # memory that is let go of is given to the next
+        model[0].weight.data = torch.randn(96, 48)
+        with torch.inference_mode(), packed_products(model):
+            torch.testing.assert_close(model[0](x), linear(x, model[0].weight, model[0].bias), rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_nobody_has_is_let_go_of() -> None:

@@ -172,7 +172,7 @@ def _keep_freed_memory() -> None:
 
     glibc maps blocks above a threshold and gives back what is free above twice that; it raises the threshold to the
     largest mapped block that was freed (mallopt(3), M_MMAP_THRESHOLD). At its 128 KiB every slice's memory came as new
-    pages, which took two thirds of the time to round MXFP4 (notes/LOG.md). Elsewhere this does nothing.
+    pages (notes/LOG.md). Elsewhere this does nothing.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)  # freed at once
 

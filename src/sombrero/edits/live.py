@@ -11,7 +11,7 @@ from torch import nn
 
 from sombrero.edits.kernels import edit_bias, edit_output, edit_weight
 from sombrero.errors import ArchitectureError
-from sombrero.models.products import Product, product
+from sombrero.models.products import Product, linear_like
 from sombrero.models.weights import in_place, is_offloaded, read_weight
 from sombrero.records import LowRankEdit, ModelEdit, ModelHandle, Subject, Writer, execution_device
 
@@ -26,7 +26,8 @@ def live_edit(
 
     ``rounded`` makes it behave as the baked checkpoint will, to the bit: each edited writer runs with its edited weight
     rounded to the checkpoint's dtype, as the bake stores it. That holds a copy of these weights for as long as it
-    lasts; without it, the edit is two thin products beside the writer, exact in float32, and nothing is copied.
+    lasts, two where the model's own are packed for its passes; without it, the edit is two thin products beside the
+    writer, exact in float32, and nothing is copied.
 
     Raises ArchitectureError when the edit names a writer that the model does not have, or, with ``rounded``, moves a
     bias of one that has none.
@@ -127,7 +128,7 @@ def _replace(
         weight = edit_weight(_wide(loaded, stored), edit, writer.layout).to(stored).to(dtype)
         rows = weight if writer.layout == "linear" else weight.T
         bias = _wide(read_weight(module, "bias"), stored) if has_bias else None
-        return product(model, module, rows, None if bias is None else edit_bias(bias, edit).to(stored).to(dtype))
+        return linear_like(model, module, rows, None if bias is None else edit_bias(bias, edit).to(stored).to(dtype))
 
     # weights that are offloaded are not to be held: each call reads and edits them again
     held = None if is_offloaded(module) else edited_product()

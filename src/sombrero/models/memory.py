@@ -1,4 +1,4 @@
-"""How much memory a device still has."""
+"""How much memory there is, and how much a device still has."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def free_bytes(device: torch.device) -> int | None:
         known = [amount for amount in (_system_bytes(), _group_bytes()) if amount is not None]
         return min(known, default=None)
     return None
+
+
+def total_bytes() -> int | None:
+    """Main memory of the machine, or what a container (control groups, version 2) may take of it; None if unknown."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:  # Windows
+        return None
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return total if limit == "max" else min(total, int(limit))
 
 
 def _system_bytes() -> int | None:

@@ -215,7 +215,7 @@ def gram_matrix(samples: torch.Tensor, out: torch.Tensor | None = None) -> torch
 
 
 def _row_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows of two matrices: by oneDNN where that is faster (notes/LOG.md), 15% with AVX-512."""
+    """Inner products of the rows of two matrices: by oneDNN with AVX-512, an eighth faster."""
     if a.device.type == "cpu" and a.dtype == torch.float32 and _has_avx512():
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")  # type: ignore[no-any-return]
     return a @ b.mT

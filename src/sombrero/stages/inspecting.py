@@ -64,7 +64,7 @@ def inspect_model(config: ModelConfig, progress: Progress) -> dict[str, Any]:
 def memory(model: PreTrainedModel, writers: Sequence[Writer], config: ModelConfig) -> dict[str, int]:
     """Bytes that each verb needs at its peak, over what Python itself takes: about 0.5 GiB.
 
-    On a CPU with AVX-512 a second copy of the linear layers comes on top, where a fifth of the free memory holds it.
+    On a CPU with AVX-512 a second copy of the linear layers comes on top, where a tenth of the memory holds it.
 
     With the starter prompts and the settings' defaults, n prompts of both sorts, P kept positions of n_k of them:
 
