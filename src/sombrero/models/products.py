@@ -75,7 +75,7 @@ class _PackedLinear:
             self._pack(weight, module.bias)
 
     def _pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        # detached it keeps this memory, which so is nobody else's, and counts changes with the weight
+        # the detached tensor keeps its memory: no other weight can come to lie at this address
         self._packed_from, self._version = weight.detach(), _version(weight)
         self._weight, self._bias = weight, bias
         with torch.no_grad():
